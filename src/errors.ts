@@ -1,0 +1,87 @@
+/**
+ * Every failure a member or an admin can meet by their own or the lab's circumstances. The list is closed: one row gives a
+ * reason its words and its exit code (sysexits.h), so that scripts may rely on them.
+ */
+const REASONS = {
+  usage: { exitCode: 64, words: 'That command line is not understood.' },
+  'unknown-command': { exitCode: 64, words: 'There is no such command.' },
+  'command-line-refused': { exitCode: 64, words: 'That command line is refused.' },
+  'bad-key': { exitCode: 65, words: 'That is not a public key berth can take.' },
+  'bad-user-name': { exitCode: 65, words: 'That is not a valid user name.' },
+  'bad-config': { exitCode: 65, words: 'The configuration is not valid.' },
+  'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
+  'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },
+  'node-unavailable': { exitCode: 69, words: 'The node does not answer.' },
+  'image-missing': { exitCode: 69, words: 'The template has no image on this node.' },
+  'image-unfit': { exitCode: 69, words: 'The template cannot run on this node.' },
+  'cannot-create': { exitCode: 73, words: 'The container could not be created.' },
+  'provisioning-failed': { exitCode: 73, words: 'The container could not be set up.' },
+  'ports-exhausted': { exitCode: 73, words: 'No free port is left.' },
+  'addresses-exhausted': { exitCode: 73, words: 'No free address is left on the node.' },
+  'port-taken': { exitCode: 73, words: 'That port is taken.' },
+  exists: { exitCode: 73, words: 'It exists already.' },
+  busy: { exitCode: 75, words: 'Another operation is running.' },
+  'start-failed': { exitCode: 75, words: 'The container did not start.' },
+  'stop-failed': { exitCode: 75, words: 'The container did not stop.' },
+  unreachable: { exitCode: 75, words: 'The container runs, but its SSH does not answer.' },
+  'not-running': { exitCode: 75, words: 'The container is not running.' },
+  'timed-out': { exitCode: 75, words: 'It took too long.' },
+  'locked-state': { exitCode: 75, words: 'Another berth process holds the state.' },
+  'shutting-down': { exitCode: 75, words: 'berth is shutting down.' },
+  'not-allowed': { exitCode: 77, words: 'That is not allowed.' },
+  'user-disabled': { exitCode: 77, words: 'This account is disabled.' },
+  'invite-invalid': { exitCode: 77, words: 'That code is wrong, used or expired.' },
+  'last-key': { exitCode: 77, words: 'The last key cannot be removed.' },
+  'key-taken': { exitCode: 77, words: 'That key belongs to another user.' },
+  'unknown-user': { exitCode: 64, words: 'There is no such user.' },
+  'unknown-key': { exitCode: 64, words: 'There is no such key.' },
+  'unknown-node': { exitCode: 64, words: 'There is no such node.' },
+  'unknown-template': { exitCode: 64, words: 'There is no such template.' },
+  'not-registered': { exitCode: 64, words: 'There is no container on this node yet.' },
+  internal: { exitCode: 70, words: 'berth made a mistake.' }
+} as const
+
+export type Reason = keyof typeof REASONS
+
+export const reasons = Object.keys(REASONS) as Reason[]
+
+interface Extra {
+  /** What to do next: usually a command line to type. */
+  hint?: string
+  cause?: unknown
+}
+
+/** A failure to show as it is: `reason` decides the exit code, `details` says what happened here, `hint` what to do next. */
+export class UserError extends Error {
+  readonly reason: Reason
+  readonly details: string | undefined
+  readonly hint: string | undefined
+
+  constructor(reason: Reason, details?: string, { hint, cause }: Extra = {}) {
+    super(details ?? REASONS[reason].words, cause === undefined ? undefined : { cause })
+    this.name = 'UserError'
+    this.reason = reason
+    this.details = details
+    this.hint = hint
+  }
+
+  get exitCode(): number {
+    return REASONS[this.reason].exitCode
+  }
+}
+
+/** The lines a person sees: what happened, then the details, then the next step. */
+export function describeError(error: UserError): string[] {
+  const { words } = REASONS[error.reason]
+  const first = error.details === undefined ? words : `${words} ${error.details}`
+  return error.hint === undefined ? [first] : [first, error.hint]
+}
+
+/** Anything thrown becomes a UserError; what berth did not foresee becomes `internal` and names only the session. */
+export function toUserError(error: unknown, sessionId: string): UserError {
+  if (error instanceof UserError) return error
+  return new UserError('internal', `The details are in its log under ${sessionId}.`, {
+    hint: 'Please tell your admin that id.',
+    cause: error
+  })
+}
