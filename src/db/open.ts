@@ -34,9 +34,13 @@ function migrate(database: Database, directory: string): void {
     .sort()
   const current = () => database.pragma('user_version', { simple: true }) as number
   if (current() > files.length) {
-    throw new UserError('newer-database', `${basename(database.name)} is at version ${current()}, this berth knows ${files.length}.`, {
-      hint: 'Run the newer berth again, or restore a copy made by `berth backup` before the upgrade.'
-    })
+    throw new UserError(
+      'newer-database',
+      `${basename(database.name)} is at version ${current()}, this berth knows ${files.length}.`,
+      {
+        hint: 'Run the newer berth again, or restore a copy made by `berth backup` before the upgrade.'
+      }
+    )
   }
   for (const [index, file] of files.entries()) {
     const step = database.transaction(() => {
