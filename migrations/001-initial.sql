@@ -84,8 +84,9 @@ CREATE TABLE audit (
   node        TEXT    NOT NULL,
   words       TEXT    NOT NULL,
   reason      TEXT,
-  exit_code   INTEGER NOT NULL,
-  duration_ms INTEGER NOT NULL
+  -- Both empty while the command runs, and for ever if berth was killed then.
+  exit_code   INTEGER,
+  duration_ms INTEGER
 ) STRICT;
 CREATE INDEX audit_by_time ON audit (at_ms);
 CREATE INDEX audit_by_user ON audit (user, at_ms);

@@ -24,7 +24,7 @@ const UNITS: Record<string, number> = {
 const size = z.union([z.number().int().positive(), z.string()]).transform((value, context) => {
   if (typeof value === 'number') return value
   const match = /^(\d+(?:\.\d+)?)\s*([kKMGT]i?B|B)$/.exec(value)
-  const unit = match && UNITS[match[2] as string]
+  const unit = UNITS[match?.[2] ?? '']
   if (!match || unit === undefined) {
     context.addIssue({ code: 'custom', message: 'expected a size such as 32GiB' })
     return z.NEVER

@@ -1,0 +1,92 @@
+import type { Database } from '../db/open.ts'
+import type { Reason } from '../errors.ts'
+
+/** Who typed what, where from. `words` are already masked. */
+export interface AuditEntry {
+  readonly session: string
+  readonly login: string
+  readonly user: string | undefined
+  readonly fingerprint: string
+  readonly address: string
+  readonly node: string
+  readonly words: string
+}
+
+export interface AuditRow extends AuditEntry {
+  readonly id: number
+  readonly atMs: number
+  readonly reason: string | undefined
+  /** Undefined while the command runs, and for ever when berth died meanwhile. */
+  readonly exitCode: number | undefined
+  readonly durationMs: number | undefined
+}
+
+export interface AuditQuery {
+  readonly user?: string | undefined
+  readonly sinceMs?: number | undefined
+  readonly limit?: number | undefined
+}
+
+/** One row for every command of every member, opened before the command runs. */
+export class Audit {
+  readonly #database: Database
+
+  constructor(database: Database) {
+    this.#database = database
+  }
+
+  /** Opens a row; the function returned closes it. */
+  open(entry: AuditEntry): (exitCode: number, reason: Reason | undefined) => void {
+    const atMs = Date.now()
+    const { lastInsertRowid } = this.#database
+      .prepare(
+        `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+      )
+      .run(
+        atMs,
+        entry.session,
+        entry.login,
+        entry.user ?? null,
+        entry.fingerprint,
+        entry.address,
+        entry.node,
+        entry.words
+      )
+    return (exitCode, reason) => {
+      this.#database
+        .prepare('UPDATE audit SET exit_code = ?, reason = ?, duration_ms = ? WHERE id = ?')
+        .run(exitCode, reason ?? null, Date.now() - atMs, lastInsertRowid)
+    }
+  }
+
+  /** Oldest first; the newest `limit` rows (1000 unless told). */
+  list({ user, sinceMs = 0, limit = 1000 }: AuditQuery = {}): AuditRow[] {
+    const rows = this.#database
+      .prepare<[number, string | null, string | null, number], Record<string, unknown>>(
+        `SELECT id, at_ms AS atMs, session, login, user, fingerprint, address, node, words, reason,
+                exit_code AS exitCode, duration_ms AS durationMs
+         FROM audit WHERE at_ms >= ? AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?`
+      )
+      .all(sinceMs, user ?? null, user ?? null, limit)
+    return rows
+      .reverse()
+      .map(
+        row =>
+          Object.fromEntries(
+            Object.entries(row).map(([name, value]) => [name, value ?? undefined])
+          ) as unknown as AuditRow
+      )
+  }
+}
+
+/** Shapes of invite codes and tokens, wherever in a line they were typed. */
+const SECRET = /^(?:[0-9a-z]{4}-?){3,6}[0-9a-z]{4}$/i
+
+/** A command line as log and audit may hold it: what is or looks like a secret is masked. */
+export function maskWords(words: readonly string[], secretPositions: readonly number[]): string {
+  return words
+    .map((word, index) => (index > 0 && (secretPositions.includes(index - 1) || SECRET.test(word)) ? '***' : word))
+    .map(word => (/^[\w@%+=:,./*-]+$/.test(word) ? word : JSON.stringify(word)))
+    .join(' ')
+}

@@ -1,0 +1,141 @@
+import yargs from 'yargs'
+import { describeError, toUserError, UserError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { maskWords, type Audit } from './audit.ts'
+import type { Command, Invocation, Role } from './command.ts'
+import { manageLine } from './lines.ts'
+
+/** `words` splits the command line when called: a line that cannot be split is refused and audited like any other. */
+export type RunCommand = (words: () => string[], invocation: Invocation) => Promise<number>
+
+interface Parts {
+  readonly commands: readonly Command[]
+  readonly audit: Audit
+  readonly log: Log
+}
+
+/** Runs one command of one session to its exit code: finds it, checks who may, audits, and turns failures into words. Never throws. */
+export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
+  return async (split, invocation) => {
+    const { principal, reply, sessionId, node, address } = invocation
+    let words: string[] = []
+    let close: ReturnType<Audit['open']> | undefined
+    const open = (shown: string) => {
+      close = audit.open({
+        session: sessionId,
+        login: principal.login,
+        user: principal.user?.name,
+        fingerprint: principal.key.fingerprint,
+        address,
+        node: node.name,
+        words: shown
+      })
+    }
+    const startedAtMs = Date.now()
+    let shown = '(refused before it was read)'
+    let exitCode = 0
+    let failure: UserError | undefined
+    try {
+      try {
+        words = completeWords(principal.role, split())
+        shown = maskWords(words, secretPositions(commands, words))
+      } finally {
+        open(shown)
+      }
+      const { command, args } = parseWords(commands, words, invocation)
+      exitCode = (await command.handler(args, invocation)) ?? 0
+    } catch (error) {
+      failure = toUserError(error, sessionId)
+      exitCode = failure.exitCode
+      if (failure.reason === 'internal') log.error({ session: sessionId, err: failure.cause }, 'internal error')
+      for (const line of describeError(failure)) reply.err(line)
+    }
+    try {
+      close?.(exitCode, failure?.reason)
+    } catch (error) {
+      log.error({ session: sessionId, err: error }, 'audit row not closed')
+    }
+    log.info(
+      {
+        session: sessionId,
+        login: principal.login,
+        user: principal.user?.name,
+        fingerprint: principal.key.fingerprint,
+        address,
+        node: node.name,
+        words: shown,
+        exitCode,
+        reason: failure?.reason,
+        durationMs: Date.now() - startedAtMs
+      },
+      'command'
+    )
+    return exitCode
+  }
+}
+
+/** The login name may be the verb: `register@` and `enroll@`; a member's bare login starts the container. `--help` anywhere asks for help. */
+function completeWords(role: Role, words: string[]): string[] {
+  const options = words.includes('--') ? words.slice(0, words.indexOf('--')) : words
+  const wantsHelp = options.some(word => word === '--help' || word === '-h') || words[0] === 'help'
+  if (wantsHelp) return ['help', ...options.filter(word => !word.startsWith('-') && word !== 'help').slice(0, 1)]
+  if (role !== 'member') return [role, ...words]
+  return words.length === 0 ? ['start'] : words
+}
+
+const verbOf = (command: Command): string => command.command.split(' ')[0] as string
+
+function secretPositions(commands: readonly Command[], words: readonly string[]): readonly number[] {
+  return commands.find(command => verbOf(command) === words[0])?.secretWords ?? []
+}
+
+function parseWords(commands: readonly Command[], words: string[], { principal, node }: Invocation) {
+  const command = commands.find(candidate => verbOf(candidate) === words[0])
+  if (!command) {
+    throw new UserError('unknown-command', JSON.stringify(words[0]), { hint: `See: ${manageLine(node, 'help')}` })
+  }
+  if (!command.allowedFor.includes(principal.role)) {
+    throw new UserError('not-allowed', `\`${words[0]}\` is not for the login \`${principal.login}\`.`, {
+      hint: `Log in with your own user name: ssh USER@${node.name}-manage ${words[0]}`
+    })
+  }
+  let args: Parameters<Command['handler']>[0] | undefined
+  // A fresh instance each time: one yargs used by two sessions at once loses commands.
+  commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
+  if (!args) throw new UserError('usage', undefined, { hint: `See: ${manageLine(node, `help ${words[0]}`)}` })
+  return { command, args }
+}
+
+/** A strict yargs that knows one command only. Its messages become `usage` errors. */
+export function commandParser(
+  command: Command,
+  nodeName: string,
+  handler: (args: Parameters<Command['handler']>[0]) => void = () => {}
+) {
+  return yargs([])
+    .scriptName(`ssh ${nodeName}-manage`)
+    .locale('en')
+    .help(false)
+    .version(false)
+    .exitProcess(false)
+    .strict()
+    .wrap(78)
+    .parserConfiguration({
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'duplicate-arguments-array': false,
+      'dot-notation': false,
+      'boolean-negation': false,
+      'populate--': true
+    })
+    .command({
+      command: command.command,
+      describe: command.describe,
+      builder: y => command.builder(command.epilogue === undefined ? y : y.epilogue(command.epilogue)),
+      handler
+    })
+    .demandCommand(1)
+    .fail((message, error) => {
+      throw error ?? new UserError('usage', message, { hint: `See: ssh ${nodeName}-manage help ${verbOf(command)}` })
+    })
+}

@@ -1,0 +1,87 @@
+import { createHash, randomBytes } from 'node:crypto'
+import type { Database } from '../db/open.ts'
+import { UserError } from '../errors.ts'
+import type { Keys } from './keys.ts'
+import type { PublicKey } from './public-key.ts'
+import type { User, Users } from './users.ts'
+
+export const INVITE_VALID_MS = 7 * 24 * 3600 * 1000
+
+/** Crockford's base32: no I, L, O, U, so that a code survives being read aloud. */
+const ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+
+/** One-time enrolment codes: 80 random bits as XXXX-XXXX-XXXX-XXXX; only their SHA-256 is kept. */
+export class Invites {
+  readonly #database: Database
+  readonly #users: Users
+  readonly #keys: Keys
+
+  constructor(database: Database, users: Users, keys: Keys) {
+    this.#database = database
+    this.#users = users
+    this.#keys = keys
+  }
+
+  /** A new code for a user; older unused ones of the same user die. */
+  create(user: User): { code: string; expiresAtMs: number } {
+    const code = formatCode(randomBytes(10))
+    const now = Date.now()
+    const expiresAtMs = now + INVITE_VALID_MS
+    this.#database
+      .transaction(() => {
+        this.#database
+          .prepare('DELETE FROM invites WHERE (user_id = ? AND used_at_ms IS NULL) OR expires_at_ms < ?')
+          .run(user.id, now)
+        this.#database
+          .prepare('INSERT INTO invites (user_id, code_sha256, created_at_ms, expires_at_ms) VALUES (?, ?, ?, ?)')
+          .run(user.id, hashCode(code), now, expiresAtMs)
+      })
+      .immediate()
+    return { code, expiresAtMs }
+  }
+
+  /**
+   * Spends a code and gives its user the key that was proven; both or neither.
+   * @throws UserError `invite-invalid` for a wrong, foreign, used or expired code alike; `user-disabled`, `key-taken`
+   */
+  redeem(userName: string, code: string, key: PublicKey): { user: User; added: boolean } {
+    return this.#database
+      .transaction(() => {
+        const now = Date.now()
+        const spent = this.#database
+          .prepare<[number, string, Buffer, number], { user_id: number }>(
+            `UPDATE invites SET used_at_ms = ?
+             WHERE user_id = (SELECT id FROM users WHERE name = ?) AND code_sha256 = ? AND used_at_ms IS NULL AND expires_at_ms > ?
+             RETURNING user_id`
+          )
+          .get(now, userName, hashCode(code), now)
+        const user = spent && this.#users.byId(spent.user_id)
+        if (!user)
+          throw new UserError('invite-invalid', undefined, {
+            hint: 'Ask your admin for a new one (berth invite NAME), and type it with the name it was made for.'
+          })
+        if (user.state === 'disabled') throw new UserError('user-disabled', undefined, { hint: 'Ask your admin.' })
+        const known = this.#keys.find(key.fingerprint)
+        if (known?.userId === user.id) return { user, added: false }
+        this.#keys.add(user, key)
+        return { user, added: true }
+      })
+      .immediate()
+  }
+}
+
+function formatCode(bytes: Buffer): string {
+  let bits = BigInt(`0x${bytes.toString('hex')}`)
+  let text = ''
+  for (let index = 0; index < (bytes.length * 8) / 5; index++) {
+    text = ALPHABET.charAt(Number(bits & 31n)) + text
+    bits >>= 5n
+  }
+  return text.replace(/(.{4})(?=.)/g, '$1-')
+}
+
+/** Typed codes are forgiven case, dashes and Crockford's look-alikes. */
+function hashCode(code: string): Buffer {
+  const canonical = code.toUpperCase().replaceAll('-', '').replaceAll('O', '0').replaceAll(/[IL]/g, '1')
+  return createHash('sha256').update(canonical).digest()
+}

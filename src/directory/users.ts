@@ -1,0 +1,128 @@
+import type { PortRange } from '../config.ts'
+import type { Database } from '../db/open.ts'
+import { UserError } from '../errors.ts'
+import { checkUserName } from './user-name.ts'
+
+export type UserState = 'enabled' | 'disabled'
+
+/** A member's account. `fixedPort` is the member's port on every node. */
+export interface User {
+  readonly id: number
+  readonly name: string
+  readonly fixedPort: number
+  readonly state: UserState
+  readonly createdAtMs: number
+}
+
+/** How long a released fixed port is kept from new users. */
+export const PORT_REST_MS = 30 * 24 * 3600 * 1000
+
+const COLUMNS = 'id, name, fixed_port AS fixedPort, state, created_at_ms AS createdAtMs'
+
+export class Users {
+  readonly #database: Database
+  readonly #ports: PortRange
+
+  constructor(database: Database, ports: PortRange) {
+    this.#database = database
+    this.#ports = ports
+  }
+
+  /**
+   * Creates a user with a fixed port: the one asked for, else the lowest free one that has rested.
+   * @throws UserError `bad-user-name`, `exists`, `port-taken`, `ports-exhausted`
+   */
+  add(name: string, { port }: { port?: number | undefined } = {}): User {
+    checkUserName(name)
+    return this.#database
+      .transaction(() => {
+        if (this.find(name))
+          throw new UserError('exists', `There is a user ${name} already.`, { hint: `See: berth user show ${name}` })
+        const now = Date.now()
+        const fixedPort = port === undefined ? this.#freePort(now) : this.#checkPort(port)
+        this.#database.prepare('DELETE FROM released_ports WHERE port = ?').run(fixedPort)
+        const { lastInsertRowid } = this.#database
+          .prepare('INSERT INTO users (name, fixed_port, created_at_ms) VALUES (?, ?, ?)')
+          .run(name, fixedPort, now)
+        return this.byId(Number(lastInsertRowid)) as User
+      })
+      .immediate()
+  }
+
+  find(name: string): User | undefined {
+    return this.#database.prepare<[string], User>(`SELECT ${COLUMNS} FROM users WHERE name = ?`).get(name)
+  }
+
+  /** @throws UserError `unknown-user` */
+  need(name: string): User {
+    const user = this.find(name)
+    if (!user)
+      throw new UserError('unknown-user', `Nobody here is called ${JSON.stringify(name)}.`, {
+        hint: 'See: berth user list'
+      })
+    return user
+  }
+
+  byId(id: number): User | undefined {
+    return this.#database.prepare<[number], User>(`SELECT ${COLUMNS} FROM users WHERE id = ?`).get(id)
+  }
+
+  list(): User[] {
+    return this.#database.prepare<[], User>(`SELECT ${COLUMNS} FROM users ORDER BY name`).all()
+  }
+
+  setState(user: User, state: UserState): User {
+    this.#database.prepare('UPDATE users SET state = ? WHERE id = ?').run(state, user.id)
+    return { ...user, state }
+  }
+
+  /** Forgets the user with keys, invites and host keys, and lets the fixed port rest. Containers must be gone before. */
+  remove(user: User): void {
+    this.#database
+      .transaction(() => {
+        this.#database.prepare('DELETE FROM users WHERE id = ?').run(user.id)
+        this.#database
+          .prepare('INSERT OR REPLACE INTO released_ports (port, released_at_ms) VALUES (?, ?)')
+          .run(user.fixedPort, Date.now())
+      })
+      .immediate()
+  }
+
+  #checkPort(port: number): number {
+    const { from, to, exclude } = this.#ports
+    if (port < from || port > to || exclude.includes(port)) {
+      throw new UserError('port-taken', `Port ${port} is not one of the configured ports (${from} to ${to}).`, {
+        hint: 'Leave --port out to get a free one, or widen `ports` in berth.yaml.'
+      })
+    }
+    const owner = this.#database
+      .prepare<[number], { name: string }>('SELECT name FROM users WHERE fixed_port = ?')
+      .get(port)
+    if (owner) {
+      throw new UserError('port-taken', `Port ${port} is ${owner.name}'s.`, {
+        hint: 'Leave --port out to get a free one.'
+      })
+    }
+    return port
+  }
+
+  #freePort(now: number): number {
+    const taken = new Set(
+      this.#database
+        .prepare<[number], number>(
+          'SELECT fixed_port FROM users UNION SELECT port FROM released_ports WHERE released_at_ms > ?'
+        )
+        .pluck()
+        .all(now - PORT_REST_MS)
+    )
+    for (const port of this.#ports.exclude) taken.add(port)
+    for (let port = this.#ports.from; port <= this.#ports.to; port++) if (!taken.has(port)) return port
+    throw new UserError(
+      'ports-exhausted',
+      `All ports from ${this.#ports.from} to ${this.#ports.to} are taken or resting.`,
+      {
+        hint: 'Widen `ports` in berth.yaml and restart berth, or name a resting port with --port.'
+      }
+    )
+  }
+}
