@@ -83,7 +83,7 @@ function completeWords(role: Role, words: string[]): string[] {
   return words.length === 0 ? ['start'] : words
 }
 
-const verbOf = (command: Command): string => command.command.split(' ')[0] as string
+export const verbOf = (command: Command): string => command.command.split(' ')[0] as string
 
 function secretPositions(commands: readonly Command[], words: readonly string[]): readonly number[] {
   return commands.find(command => verbOf(command) === words[0])?.secretWords ?? []
@@ -138,4 +138,13 @@ export function commandParser(
     .fail((message, error) => {
       throw error ?? new UserError('usage', message, { hint: `See: ssh ${nodeName}-manage help ${verbOf(command)}` })
     })
+}
+
+/** What `help VERB` prints: usage, positions, options, epilogue. */
+export function commandHelp(command: Command, nodeName: string): string {
+  let text = ''
+  commandParser(command, nodeName)
+    .help('help')
+    .parse([verbOf(command), '--help'], {}, (_error: unknown, _args: unknown, output: string) => (text = output))
+  return text
 }

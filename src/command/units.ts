@@ -1,3 +1,5 @@
+import { UserError } from '../errors.ts'
+
 /** 1536 → `1.5 KiB`. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
@@ -30,3 +32,11 @@ export function formatDuration(milliseconds: number): string {
 
 /** UTC, to the minute: `2026-11-22 19:05`. */
 export const formatTime = (atMs: number): string => new Date(atMs).toISOString().slice(0, 16).replace('T', ' ')
+
+/** `--timeout` and the like: whole seconds. @throws UserError `usage` */
+export function parseSeconds(option: string, text: string, max: number): number {
+  if (!/^\d{1,6}$/.test(text) || Number(text) > max) {
+    throw new UserError('usage', `--${option} takes whole seconds from 0 to ${max}, not ${JSON.stringify(text)}.`)
+  }
+  return Number(text)
+}

@@ -68,6 +68,15 @@ export class Keys {
       .immediate()
   }
 
+  /** Adds all or none; those the user has already are passed over. Returns the new ones. @throws UserError `key-taken` */
+  addAll(user: User, keys: readonly PublicKey[]): UserKey[] {
+    return this.#database
+      .transaction(() =>
+        keys.filter(key => this.find(key.fingerprint)?.userId !== user.id).map(key => this.add(user, key))
+      )
+      .immediate()
+  }
+
   find(fingerprint: string): UserKey | undefined {
     const row = this.#database.prepare<[string], Row>('SELECT * FROM keys WHERE fingerprint = ?').get(fingerprint)
     return row && fromRow(row)

@@ -1,0 +1,42 @@
+import type { Command } from '../src/command/command.ts'
+import type { Config } from '../src/config.ts'
+import type { Containers } from '../src/containers/containers.ts'
+import type { Invites } from '../src/directory/invites.ts'
+import type { Keys } from '../src/directory/keys.ts'
+import config from './config.ts'
+import enroll from './enroll.ts'
+import help from './help.ts'
+import keys from './keys.ts'
+import knownHosts from './known-hosts.ts'
+import register from './register.ts'
+import restart from './restart.ts'
+import shell from './shell.ts'
+import start from './start.ts'
+import status from './status.ts'
+import stop from './stop.ts'
+
+export interface CommandParts {
+  readonly config: Config
+  readonly containers: Containers
+  readonly invites: Invites
+  readonly keys: Keys
+  readonly hostPublicKey: string
+}
+
+/** Every verb a member may type, in the order of `help`. */
+export function createCommands(parts: CommandParts): readonly Command[] {
+  const list: readonly Command[] = [
+    enroll(parts),
+    register(parts),
+    start(parts),
+    status(parts),
+    stop(parts),
+    restart(parts),
+    shell(parts),
+    keys(parts),
+    config(parts),
+    knownHosts(parts),
+    help({ list: () => list })
+  ]
+  return list
+}

@@ -1,0 +1,29 @@
+import type { Config } from '../src/config.ts'
+import { defineCommand, type Command } from '../src/command/command.ts'
+import { requireUser } from '../src/command/require-user.ts'
+import type { Containers } from '../src/containers/containers.ts'
+import { knownHostsLine } from '../src/directory/ssh-config.ts'
+
+interface Parts {
+  config: Config
+  containers: Containers
+  /** Public host key of the manage endpoints, `ssh-ed25519 AAAA…`. */
+  hostPublicKey: string
+}
+
+export default ({ config, containers, hostPublicKey }: Parts): Command =>
+  defineCommand({
+    command: 'known-hosts',
+    describe: 'Print the known_hosts lines of all nodes and of your containers',
+    epilogue: 'Append them once, and ssh asks no question: ssh NODE-manage known-hosts >> ~/.ssh/known_hosts',
+    allowedFor: ['member'],
+    builder: yargs => yargs,
+    async handler(_args, { principal, reply }) {
+      const user = requireUser(principal)
+      for (const node of config.nodes.values()) {
+        reply.out(knownHostsLine(node.manageAddress, node.managePort, hostPublicKey))
+        for (const key of containers.hostKeys(user, node))
+          reply.out(knownHostsLine(node.address, user.fixedPort, key.publicKey))
+      }
+    }
+  })

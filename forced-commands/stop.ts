@@ -1,0 +1,33 @@
+import { defineCommand, type Command } from '../src/command/command.ts'
+import { manageLine } from '../src/command/lines.ts'
+import { requireUser } from '../src/command/require-user.ts'
+import { parseSeconds } from '../src/command/units.ts'
+import type { Containers } from '../src/containers/containers.ts'
+
+export default ({ containers }: { containers: Containers }): Command =>
+  defineCommand({
+    command: 'stop',
+    describe: 'Stop your container: programs are asked to end, and killed after the timeout',
+    allowedFor: ['member'],
+    builder: yargs =>
+      yargs.option('timeout', {
+        type: 'string',
+        default: '30',
+        requiresArg: true,
+        describe: 'seconds to wait before it is killed (0 to 600)'
+      }),
+    async handler({ timeout }, { principal, node, reply }) {
+      const user = requireUser(principal)
+      const timeoutMs = parseSeconds('timeout', timeout, 600) * 1000
+      const progress = reply.progress('Stopping')
+      const outcome = await containers.stop(user, node, { timeoutMs }, progress.update).finally(() => progress.done())
+      reply.out(
+        {
+          stopped: `Stopped on ${node.name}.`,
+          killed: `Stopped on ${node.name}. It did not end by itself within ${timeout} s and was killed.`,
+          'already-stopped': `It was stopped already on ${node.name}.`
+        }[outcome]
+      )
+      reply.out(`Start it again:  ${manageLine(node)}`)
+    }
+  })
