@@ -1,0 +1,110 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createCommands } from '../forced-commands/index.ts'
+import { Audit } from './command/audit.ts'
+import { createRunCommand } from './command/run-command.ts'
+import type { Config, NodeConfig } from './config.ts'
+import { Containers } from './containers/containers.ts'
+import { openDatabase, type Database } from './db/open.ts'
+import { Invites } from './directory/invites.ts'
+import { Keys } from './directory/keys.ts'
+import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
+import { Users } from './directory/users.ts'
+import type { Log } from './log.ts'
+import { LxdClient } from './lxd/client.ts'
+import { readCredentials } from './lxd/credentials.ts'
+import { Operations } from './operations/operations.ts'
+import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
+import { probeHostKey } from './ssh/probe-host-key.ts'
+import { startSshServer, type SshServer } from './ssh/server.ts'
+
+/** berth, joined together. Nothing listens before `startEndpoints`. */
+export interface App {
+  readonly config: Config
+  readonly log: Log
+  readonly database: Database
+  readonly users: Users
+  readonly keys: Keys
+  readonly invites: Invites
+  readonly operations: Operations
+  readonly containers: Containers
+  readonly audit: Audit
+  lxdFor(node: NodeConfig): LxdClient
+  /** Ends the manage sessions of a user who was disabled or removed. */
+  endUser(userId: number): void
+  /** Listens on every manage endpoint and brings back what should run; for the one process that owns the state. */
+  startEndpoints(): Promise<void>
+  /** Stops listening, lets running operations end, and closes the database. */
+  close(): Promise<void>
+}
+
+export const databasePath = (config: Config): string => join(config.stateDir, 'berth.sqlite')
+
+/** @throws UserError `newer-database`, and whatever the state directory's file system says */
+export function createApp(config: Config, log: Log): App {
+  const database = openDatabase(databasePath(config))
+  const users = new Users(database, config.ports)
+  const keys = new Keys(database)
+  const invites = new Invites(database, users, keys)
+  const operations = new Operations(database)
+  const audit = new Audit(database)
+  const clients = new Map<string, LxdClient>()
+  const lxdFor = (node: NodeConfig): LxdClient => {
+    let client = clients.get(node.name)
+    if (!client) {
+      const tls = node.lxd.startsWith('https:') ? readCredentials(config.stateDir, node.name) : undefined
+      client = new LxdClient({ url: node.lxd, project: node.project, ...(node.target && { target: node.target }), ...(tls && { tls }) })
+      clients.set(node.name, client)
+    }
+    return client
+  }
+  const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  let server: SshServer | undefined
+
+  return {
+    config,
+    log,
+    database,
+    users,
+    keys,
+    invites,
+    operations,
+    containers,
+    audit,
+    lxdFor,
+    endUser: userId => server?.endUser(userId),
+    async startEndpoints() {
+      const interrupted = operations.closeInterrupted()
+      if (interrupted > 0) log.warn({ interrupted }, 'operations were interrupted; the next start finishes them')
+      const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
+      const commands = createCommands({ config, containers, invites, keys, hostPublicKey: hostKey.publicKey })
+      server = await startSshServer({
+        listen: config.ssh.listen,
+        nodes: [...config.nodes.values()],
+        hostKey: hostKey.privateKey,
+        keys,
+        users,
+        userCas: readUserCas(config),
+        run: createRunCommand({ commands, audit, log }),
+        log
+      })
+      void containers.resume()
+    },
+    async close() {
+      await server?.close()
+      await operations.close()
+      await Promise.allSettled([...clients.values()].map(client => client.close()))
+      database.close()
+    }
+  }
+}
+
+/** The file named by `ssh.userCa`: one public key a line (sshd_config(5), TrustedUserCAKeys). */
+function readUserCas({ ssh }: Config): PublicKey[] {
+  if (ssh.userCa === undefined) return []
+  return readFileSync(ssh.userCa, 'utf8')
+    .split('\n')
+    .map(line => line.trim())
+    .filter(line => line !== '' && !line.startsWith('#'))
+    .map(line => parsePublicKey(line))
+}
