@@ -10,6 +10,7 @@ import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
 import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
 import { Users } from './directory/users.ts'
+import { UserError } from './errors.ts'
 import type { Log } from './log.ts'
 import { LxdClient } from './lxd/client.ts'
 import { readCredentials } from './lxd/credentials.ts'
@@ -53,7 +54,17 @@ export function createApp(config: Config, log: Log): App {
     let client = clients.get(node.name)
     if (!client) {
       const tls = node.lxd.startsWith('https:') ? readCredentials(config.stateDir, node.name) : undefined
-      client = new LxdClient({ url: node.lxd, project: node.project, ...(node.target && { target: node.target }), ...(tls && { tls }) })
+      if (node.lxd.startsWith('https:') && !tls) {
+        throw new UserError('node-unavailable', `${node.name} does not know berth yet.`, {
+          hint: `The admin types: berth node trust ${node.name}`
+        })
+      }
+      client = new LxdClient({
+        url: node.lxd,
+        project: node.project,
+        ...(node.target && { target: node.target }),
+        ...(tls && { tls })
+      })
       clients.set(node.name, client)
     }
     return client
