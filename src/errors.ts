@@ -10,6 +10,7 @@ const REASONS = {
   'bad-user-name': { exitCode: 65, words: 'That is not a valid user name.' },
   'bad-config': { exitCode: 65, words: 'The configuration is not valid.' },
   'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
+  'cannot-build': { exitCode: 73, words: 'The image could not be built.' },
   'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },
   'node-unavailable': { exitCode: 69, words: 'The node does not answer.' },
   'image-missing': { exitCode: 69, words: 'The template has no image on this node.' },

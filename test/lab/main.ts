@@ -1,0 +1,51 @@
+import { parseArgs } from 'node:util'
+import { defaultCacheDir, downLab, listLabs, upLab } from './lab.ts'
+
+const usage = `usage: node test/lab/main.ts up [--name NAME] [--images NAME,…] [--incus] [--pool btrfs|dir] [--json]
+       node test/lab/main.ts down [--name NAME]
+       node test/lab/main.ts list [--json]`
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    name: { type: 'string', default: 'default' },
+    images: { type: 'string', default: 'debian-12' },
+    incus: { type: 'boolean', default: false },
+    pool: { type: 'string', default: 'btrfs' },
+    json: { type: 'boolean', default: false }
+  }
+})
+
+const say = (line: string) => process.stderr.write(`lab: ${line}\n`)
+
+switch (positionals.join(' ')) {
+  case 'up': {
+    if (values.pool !== 'btrfs' && values.pool !== 'dir') throw new Error('--pool is btrfs or dir')
+    const cacheDir = process.env['BERTH_LAB_CACHE'] ?? defaultCacheDir
+    const lab = await upLab({
+      name: values.name,
+      images: values.images.split(','),
+      incus: values.incus,
+      poolDriver: values.pool,
+      cacheDir,
+      say
+    })
+    process.stdout.write(values.json ? `${JSON.stringify(lab)}\n` : `${lab.lxdSocket}\n${lab.nodeAddress}\n`)
+    break
+  }
+  case 'down':
+    await downLab(values.name)
+    break
+  case 'list': {
+    const labs = await listLabs()
+    process.stdout.write(
+      values.json
+        ? `${JSON.stringify(labs)}\n`
+        : labs.map(lab => `${lab.name} ${lab.lxdSocket} ${lab.nodeAddress}\n`).join('')
+    )
+    break
+  }
+  default:
+    process.stderr.write(`${usage}\n`)
+    process.exitCode = 64
+}
