@@ -1,0 +1,282 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { stringify } from 'yaml'
+import { upLab, type LabServer } from './lab/lab.ts'
+
+const MAIN = join(import.meta.dirname, '../src/main.ts')
+
+export interface Ran {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+export interface RunOptions {
+  readonly input?: string | Buffer
+  /** Killed with SIGKILL after this long; 120 s unless told. */
+  readonly timeoutMs?: number
+  readonly env?: Record<string, string>
+}
+
+/** Runs a program to its end; never throws for a failing one. A signal's number is added to 128. */
+export async function run(
+  argv: readonly string[],
+  { input = '', timeoutMs = 120_000, env }: RunOptions = {}
+): Promise<Ran> {
+  const child = spawn(argv[0] as string, argv.slice(1), { env: { ...process.env, ...env }, stdio: 'pipe' })
+  const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs)
+  const [stdout, stderr] = [collect(child.stdout), collect(child.stderr)]
+  child.stdin.on('error', () => {})
+  child.stdin.end(input)
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
+  clearTimeout(timer)
+  return { code: code ?? (signal === 'SIGKILL' ? 137 : 143), stdout: stdout(), stderr: stderr() }
+}
+
+function collect(stream: NodeJS.ReadableStream): () => string {
+  const chunks: Buffer[] = []
+  stream.on('data', (chunk: Buffer) => chunks.push(chunk))
+  return () => Buffer.concat(chunks).toString('utf8')
+}
+
+export interface RigOptions {
+  /** Laid over the configuration of the only node, gpu1. */
+  readonly node?: Record<string, unknown>
+  /** Laid over the top level of berth.yaml. */
+  readonly config?: Record<string, unknown>
+  readonly server?: 'lxd' | 'incus'
+  readonly images?: string[]
+}
+
+/** A daemon of its own (state, project, bridge, ports) on the run's LXD, and members with the real OpenSSH client. */
+export class Rig implements AsyncDisposable {
+  readonly lab: LabServer
+  readonly directory: string
+  readonly configPath: string
+  readonly managePort: number
+  readonly project: string
+  readonly network: string
+  #daemon: ChildProcess | undefined
+  readonly #log: string[] = []
+
+  constructor(lab: LabServer, directory: string, managePort: number, tag: string) {
+    this.lab = lab
+    this.directory = directory
+    this.configPath = join(directory, 'berth.yaml')
+    this.managePort = managePort
+    this.project = `berth-${tag}`
+    this.network = `bb${tag}`
+  }
+
+  /** Process id of `berth serve`. */
+  get pid(): number {
+    return this.#daemon?.pid as number
+  }
+
+  /** The daemon's log so far, one JSON document a line. */
+  get log(): readonly string[] {
+    return this.#log
+  }
+
+  async serve(): Promise<void> {
+    const child = spawn(process.execPath, [MAIN, 'serve', '--config', this.configPath], {
+      stdio: ['ignore', 'pipe', 'pipe']
+    })
+    this.#daemon = child
+    const ready = Promise.withResolvers<void>()
+    createInterface({ input: child.stdout }).on('line', line => {
+      this.#log.push(line)
+      if (line.includes('"msg":"ready"')) ready.resolve()
+    })
+    createInterface({ input: child.stderr }).on('line', line => this.#log.push(line))
+    child.once('exit', code =>
+      ready.reject(new Error(`berth serve ended with ${code}:\n${this.#log.slice(-20).join('\n')}`))
+    )
+    await ready.promise
+  }
+
+  /** Ends the daemon and waits for it. */
+  async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    const child = this.#daemon
+    this.#daemon = undefined
+    if (!child || child.exitCode !== null || child.signalCode !== null) return
+    child.kill(signal)
+    await once(child, 'exit')
+  }
+
+  /** `berth …` as an admin types it. */
+  berth(...words: string[]): Promise<Ran> {
+    return run([process.execPath, MAIN, ...words, '--config', this.configPath])
+  }
+
+  /** A new ed25519 key pair; the path of the private key. */
+  async makeKey(name: string): Promise<string> {
+    const path = join(this.directory, `key-${name}`)
+    const made = await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', name, '-f', path])
+    if (made.code !== 0) throw new Error(made.stderr)
+    return path
+  }
+
+  /** An enrolled member with a key of the same name, and a client configuration as berth prints it. */
+  async addMember(name: string): Promise<Member> {
+    const identity = await this.makeKey(name)
+    const added = await this.berth('user', 'add', name, '--key', `${identity}.pub`)
+    if (added.code !== 0) throw new Error(added.stderr)
+    return this.member(name, identity)
+  }
+
+  /** A member whose key is enrolled; fetches config and known_hosts over SSH as the README tells. */
+  async member(name: string, identity: string): Promise<Member> {
+    const member = new Member(this, name, identity)
+    await member.fetchConfig()
+    return member
+  }
+
+  /** The bare client line of the manage endpoint, before any config. */
+  manageArguments(login: string, identity: string): string[] {
+    return [
+      'ssh',
+      ...[
+        '-F',
+        'none',
+        '-o',
+        'StrictHostKeyChecking=no',
+        '-o',
+        `UserKnownHostsFile=${join(this.directory, 'known_hosts.first')}`
+      ],
+      ...['-o', 'LogLevel=ERROR', '-o', 'IdentitiesOnly=yes', '-o', 'IdentityAgent=none', '-i', identity],
+      ...['-p', String(this.managePort), `${login}@${this.lab.hostAddress}`]
+    ]
+  }
+
+  /** `lxc …` on the run's server, in the rig's project. */
+  lxc(...words: string[]): Promise<Ran> {
+    const [tool, variable] = this.lab.kind === 'lxd' ? ['lxc', 'LXD_DIR'] : ['incus', 'INCUS_DIR']
+    return run([
+      ...this.lab.enterAll,
+      'env',
+      `${variable}=${this.lab.lxdDir}`,
+      tool,
+      '--project',
+      this.project,
+      ...words
+    ])
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end()
+    const { stdout } = await this.lxc('list', '--format', 'csv', '--columns', 'n')
+    for (const name of stdout.split('\n').filter(Boolean)) await this.lxc('delete', '--force', name)
+    await this.lxc('profile', 'delete', 'berth')
+    await this.lxc('project', 'delete', this.project)
+    await this.lxc('network', 'delete', this.network, '--project', 'default')
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+}
+
+export class Member {
+  readonly rig: Rig
+  readonly name: string
+  readonly identity: string
+  readonly sshConfig: string
+  readonly #knownHosts: string
+
+  constructor(rig: Rig, name: string, identity: string) {
+    this.rig = rig
+    this.name = name
+    this.identity = identity
+    this.sshConfig = join(rig.directory, `ssh_config-${name}`)
+    this.#knownHosts = join(rig.directory, `known_hosts-${name}`)
+  }
+
+  async fetchConfig(): Promise<void> {
+    const bare = this.rig.manageArguments(this.name, this.identity)
+    const [config, knownHosts] = [await run([...bare, 'config']), await run([...bare, 'known-hosts'])]
+    if (config.code !== 0 || knownHosts.code !== 0) throw new Error(config.stderr + knownHosts.stderr)
+    const options = `Host *\n  IdentityFile ${this.identity}\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile ${this.#knownHosts}\n  StrictHostKeyChecking yes\n  BatchMode yes\n`
+    writeFileSync(this.#knownHosts, knownHosts.stdout)
+    writeFileSync(this.sshConfig, `${config.stdout}\n${options}`)
+  }
+
+  /** `ssh gpu1-manage …`; the words after any ssh options. */
+  manage(words = '', { options = [], ...rest }: RunOptions & { options?: string[] } = {}): Promise<Ran> {
+    return run(['ssh', '-F', this.sshConfig, ...options, 'gpu1-manage', ...(words === '' ? [] : [words])], rest)
+  }
+
+  /** `ssh register@gpu1-manage NAME` */
+  register(name = this.name): Promise<Ran> {
+    return run(['ssh', '-F', this.sshConfig, 'register@gpu1-manage', name])
+  }
+
+  /** `ssh gpu1 …`: into the container. */
+  login(command: string, { options = [], ...rest }: RunOptions & { options?: string[] } = {}): Promise<Ran> {
+    return run(['ssh', '-F', this.sshConfig, ...options, 'gpu1', command], rest)
+  }
+}
+
+/** Brings up what a test needs; the lab itself stays for the next test file. */
+export async function startRig(options: RigOptions = {}): Promise<Rig> {
+  const up = await upLab({
+    name: process.env['BERTH_TEST_LAB'] ?? 'test',
+    images: options.images ?? ['debian-12'],
+    incus: options.server === 'incus'
+  })
+  const lab = options.server === 'incus' ? (up.incus as LabServer) : up
+  const tag = Math.floor(Math.random() * 36 ** 6)
+    .toString(36)
+    .padStart(6, '0')
+  const managePort = await freePort(lab.hostAddress)
+  const rig = new Rig(lab, mkdtempSync(join(tmpdir(), 'berth-rig-')), managePort, tag)
+  // Fixed ports of rigs on one server must differ: they share its address.
+  const from = 20_000 + Math.floor(Math.random() * 1200) * 10
+  writeFileSync(
+    rig.configPath,
+    stringify({
+      stateDir: join(rig.directory, 'state'),
+      ports: { from, to: from + 9 },
+      forwardPorts: { from: 11_000, to: 11_009 },
+      ssh: { listen: lab.hostAddress },
+      web: { listen: 'off' },
+      nodes: {
+        gpu1: {
+          address: lab.nodeAddress,
+          managePort,
+          manageAddress: lab.hostAddress,
+          lxd: `unix://${lab.lxdSocket}`,
+          project: rig.project,
+          storagePool: lab.pool,
+          network: rig.network,
+          limits: { memory: '512MiB', processes: 500, disk: '2GiB', cpu: 1 },
+          ...options.node
+        }
+      },
+      templates: (options.images ?? ['debian-12']).map(name => ({
+        name,
+        image: name,
+        description: `${name} of the tests`
+      })),
+      ...options.config
+    })
+  )
+  try {
+    await rig.serve()
+  } catch (error) {
+    await rig[Symbol.asyncDispose]()
+    throw error
+  }
+  return rig
+}
+
+async function freePort(address: string): Promise<number> {
+  const server = createServer().listen(0, address)
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
