@@ -1,0 +1,96 @@
+import { apiPath } from './api-path.ts'
+import type { LxdClient } from './client.ts'
+import { sleep, startDeadline } from './deadline.ts'
+import { watchProgress } from './events.ts'
+import { LxdError } from './lxd-error.ts'
+import { isFinal, operationSchema, type OnProgress, type Operation } from './operation.ts'
+
+export interface WaitOptions {
+  readonly signal?: AbortSignal | undefined
+  /** For the whole operation. */
+  readonly timeoutMs?: number | undefined
+  readonly onProgress?: OnProgress | undefined
+  /** When our waiting ends early, ask LXD to cancel the operation too; otherwise it goes on without us. */
+  readonly cancelOnAbort?: boolean | undefined
+}
+
+const OPERATION_TIMEOUT_MS = 15 * 60_000
+const POLL_S = 20
+// LXD forgets an operation some seconds after its end, and all of them when it restarts: longer outages leave nothing to find.
+const PATIENCE_MS = 4000
+const RETRY_DELAY_MS = 250
+const CANCEL_TIMEOUT_MS = 3000
+
+/**
+ * Waits until an operation has ended (GET /1.0/operations/ID/wait), across broken connections.
+ * @throws LxdError `failed` or `cancelled` with LXD's reason, `lost` when LXD no longer knows it, `timed-out`; the signal's reason
+ */
+export async function waitForOperation(
+  lxd: LxdClient,
+  begun: Operation,
+  options: WaitOptions = {}
+): Promise<Operation> {
+  const { onProgress, cancelOnAbort = false } = options
+  using deadline = startDeadline(
+    begun.description || `operation ${begun.id}`,
+    options.signal,
+    options.timeoutMs ?? OPERATION_TIMEOUT_MS
+  )
+  const watching = new AbortController()
+  if (onProgress !== undefined && !isFinal(begun)) watchProgress(lxd, begun.id, onProgress, watching.signal)
+  try {
+    return checkOutcome(await pollUntilFinal(lxd, begun, deadline.signal))
+  } catch (error) {
+    if (cancelOnAbort && deadline.signal.aborted) await cancelOperation(lxd, begun.id)
+    throw error
+  } finally {
+    watching.abort()
+  }
+}
+
+/** Asks LXD to end an operation (DELETE /1.0/operations/ID); many kinds cannot be, which is not reported. */
+async function cancelOperation(lxd: LxdClient, id: string): Promise<void> {
+  await lxd
+    .begin('DELETE', apiPath`/1.0/operations/${id}`, { answerTimeoutMs: CANCEL_TIMEOUT_MS })
+    .catch((error: unknown) => {
+      if (!(error instanceof LxdError)) throw error
+    })
+}
+
+async function pollUntilFinal(lxd: LxdClient, begun: Operation, signal: AbortSignal): Promise<Operation> {
+  let operation = begun
+  let answeredAtMs = performance.now()
+  while (!isFinal(operation)) {
+    try {
+      operation = await lxd.get(apiPath`/1.0/operations/${begun.id}/wait`, operationSchema, {
+        query: { timeout: POLL_S },
+        timeoutMs: (POLL_S + 10) * 1000,
+        signal
+      })
+      answeredAtMs = performance.now()
+    } catch (error) {
+      signal.throwIfAborted()
+      if (!(error instanceof LxdError)) throw error
+      const { fault, status } = error
+      const silentMs = performance.now() - answeredAtMs
+      const passing = fault === 'unreachable' || fault === 'lost' || fault === 'timed-out' || status >= 500
+      if (!passing || silentMs > PATIENCE_MS)
+        throw new LxdError('lost', `the end of operation ${begun.id} is not known: ${error.message}`, {
+          status,
+          operation: begun.id,
+          cause: error
+        })
+      await sleep(RETRY_DELAY_MS, signal)
+    }
+  }
+  return operation
+}
+
+function checkOutcome(operation: Operation): Operation {
+  if (operation.status_code === 200) return operation
+  const { id, err, status, status_code } = operation
+  throw new LxdError(status_code === 401 ? 'cancelled' : 'failed', err || status, {
+    status: status_code,
+    operation: id
+  })
+}
