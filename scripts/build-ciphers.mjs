@@ -5,8 +5,8 @@ import { existsSync, mkdirSync, realpathSync, renameSync, rmSync } from 'node:fs
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 
-const require = createRequire(import.meta.url)
-const source = join(dirname(require.resolve('ssh2/package.json')), 'lib/protocol/crypto')
+const ssh2 = createRequire(import.meta.url).resolve('ssh2/package.json')
+const source = join(dirname(ssh2), 'lib/protocol/crypto')
 const built = join(source, 'build/Release/sshcrypto.node')
 const headers = join(realpathSync(process.execPath), '../../include/node')
 
@@ -18,11 +18,11 @@ function build() {
   const compiler = spawnSync(
     process.env.CXX ?? 'c++',
     [
-      ...['-shared', '-fPIC', '-O3', '-std=gnu++20', '-w', '-o', `${built}.new`, join(source, 'src/binding.cc')],
-      ...['-DNODE_GYP_MODULE_NAME=sshcrypto', '-DBUILDING_NODE_EXTENSION', '-DOPENSSL_API_COMPAT=0x10100000L'],
-      `-DREAL_OPENSSL_MAJOR=${process.versions.openssl.split('.')[0]}`,
-      ...['-I', headers, '-I', dirname(require.resolve('nan/package.json'))]
-    ],
+      '-shared -fPIC -O3 -std=gnu++20 -w -DNODE_GYP_MODULE_NAME=sshcrypto -DBUILDING_NODE_EXTENSION'.split(' '),
+      ['-DOPENSSL_API_COMPAT=0x10100000L', `-DREAL_OPENSSL_MAJOR=${process.versions.openssl.split('.')[0]}`],
+      ['-I', headers, '-I', dirname(createRequire(ssh2).resolve('nan'))],
+      ['-o', `${built}.new`, join(source, 'src/binding.cc')]
+    ].flat(),
     { encoding: 'utf8' }
   )
   if (compiler.error) return 'no C++ compiler (apt-get install g++, then: npm run build-ciphers)'
@@ -36,4 +36,8 @@ function build() {
 }
 
 const fault = build()
-say(fault === undefined ? 'built the native SSH ciphers' : `without native SSH ciphers, bulk data will be slower: ${fault}`)
+say(
+  fault === undefined
+    ? 'built the native SSH ciphers'
+    : `without native SSH ciphers, bulk data will be slower: ${fault}`
+)
