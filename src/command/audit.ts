@@ -80,13 +80,15 @@ export class Audit {
   }
 }
 
-/** Shapes of invite codes and tokens, wherever in a line they were typed. */
-const SECRET = /^(?:[0-9a-z]{4}-?){3,6}[0-9a-z]{4}$/i
+/** Invite codes and tokens wherever in a line they were typed: grouped by dashes inside a word, or alone as a whole word. */
+const GROUPED = /[0-9a-z]{4}(?:-[0-9a-z]{4}){3,}/gi
+const ALONE = /^(?:[0-9a-z]{16}|[0-9a-z]{26})$/i
 
-/** A command line as log and audit may hold it: what is or looks like a secret is masked. */
+/** A command line as log and audit may hold it: what is or looks like a secret is masked. Positions count from the word after the verb. */
 export function maskWords(words: readonly string[], secretPositions: readonly number[]): string {
   return words
-    .map((word, index) => (index > 0 && (secretPositions.includes(index - 1) || SECRET.test(word)) ? '***' : word))
+    .map((word, index) => (index > 0 && secretPositions.includes(index - 1) ? '***' : word))
+    .map(word => word.replaceAll(GROUPED, '***').replace(ALONE, '***'))
     .map(word => (/^[\w@%+=:,./*-]+$/.test(word) ? word : JSON.stringify(word)))
     .join(' ')
 }
