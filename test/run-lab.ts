@@ -1,0 +1,21 @@
+import { downLab, listLabs } from './lab/lab.ts'
+
+/** One lab for all files of a run, brought up by the first test that wants it and taken down here at the end. */
+export default async function setUp(): Promise<() => Promise<void>> {
+  if (process.getuid?.() !== 0) throw new Error('The tests bring up a real LXD: run them as root (sudo npm test).')
+  for (const { name } of await listLabs()) {
+    const pid = /^run-(\d+)$/.exec(name)?.[1]
+    if (pid !== undefined && !isAlive(Number(pid))) await downLab(name)
+  }
+  const lab = `run-${process.pid}`
+  process.env['BERTH_TEST_LAB'] = lab
+  return () => downLab(lab)
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}

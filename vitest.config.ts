@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    globalSetup: ['test/run-lab.ts'],
+    pool: 'forks',
+    // Each file has a daemon and containers of its own; more at once and the small machines CI has begin to swap.
+    maxWorkers: 2,
+    testTimeout: 120_000,
+    // The first hook of a cold run waits until the images are built.
+    hookTimeout: 600_000,
+    expect: { requireAssertions: true },
+    allowOnly: false
+  }
+})
