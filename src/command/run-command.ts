@@ -145,6 +145,8 @@ export function commandHelp(command: Command, nodeName: string): string {
   let text = ''
   commandParser(command, nodeName)
     .help('help')
-    .parse([verbOf(command), '--help'], {}, (_error: unknown, _args: unknown, output: string) => (text = output))
+    .parse([verbOf(command), '--help'], {}, (_error, _args, output) => {
+      text = output
+    })
   return text
 }
