@@ -144,6 +144,11 @@ export function findConfigPath(option: string | undefined, environment: NodeJS.P
   return resolve(option ?? environment['BERTH_CONFIG'] ?? DEFAULT_CONFIG_PATH)
 }
 
+/** Does systemd wait to be told that the service is ready (sd_notify(3))? */
+export function isReadinessAwaited(environment: NodeJS.ProcessEnv = process.env): boolean {
+  return Boolean(environment['NOTIFY_SOCKET'])
+}
+
 /**
  * Reads and checks berth.yaml; sizes become bytes and every default is filled in.
  * @throws UserError `bad-config` naming every fault by its path, all at once

@@ -1,0 +1,95 @@
+import { createInterface } from 'node:readline/promises'
+import Table from 'cli-table3'
+import picocolors from 'picocolors'
+import type { Colors } from 'picocolors/types.ts'
+import type { Report } from '../operations/operations.ts'
+import { ProgressLine } from './progress-line.ts'
+
+/** The admin's terminal, or the pipes in its place. Data goes to standard output, everything else to standard error. */
+export class Console {
+  readonly colors: Colors
+  readonly columns: number
+  #progress: ProgressLine | undefined
+
+  constructor() {
+    this.colors = picocolors.createColors(process.stdout.isTTY && process.stdout.hasColors())
+    this.columns = process.stdout.columns || 80
+  }
+
+  out(text: string): void {
+    this.endProgress()
+    process.stdout.write(`${text}\n`)
+  }
+
+  err(text: string): void {
+    this.endProgress()
+    process.stderr.write(`${text}\n`)
+  }
+
+  json(value: unknown): void {
+    this.out(JSON.stringify(value, undefined, 2))
+  }
+
+  /** Rows under a head, in columns without rules: easy on the eye and on `awk`. */
+  table(head: string[], rows: string[][]): void {
+    const bare = [
+      'top',
+      'top-mid',
+      'top-left',
+      'top-right',
+      'bottom',
+      'bottom-mid',
+      'bottom-left',
+      'bottom-right',
+      'left'
+    ]
+    const none = [...bare, 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid']
+    const table = new Table({
+      chars: { ...Object.fromEntries(none.map(part => [part, ''])), middle: '  ' },
+      style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 }
+    })
+    table.push(
+      head.map(cell => this.colors.bold(cell)),
+      ...rows
+    )
+    this.out(table.toString().replaceAll(/ +$/gm, ''))
+  }
+
+  /** Asks on the terminal; undefined where there is none. */
+  async ask(question: string): Promise<string | undefined> {
+    if (!process.stdin.isTTY) return undefined
+    this.endProgress()
+    const prompt = createInterface({ input: process.stdin, output: process.stderr })
+    try {
+      return (await prompt.question(question)).trim()
+    } finally {
+      prompt.close()
+    }
+  }
+
+  /** A live line on a terminal, a line a step elsewhere. It vanishes with the next text. */
+  readonly report: Report = (step, fraction) => {
+    this.#progress ??= new ProgressLine(process.stderr)
+    this.#progress.update(step, fraction)
+  }
+
+  endProgress(): void {
+    this.#progress?.end()
+    this.#progress = undefined
+  }
+}
+
+/** `2026-11-22 19:08` in the machine's time zone. */
+export function formatTime(atMs: number): string {
+  const local = new Date(atMs - new Date(atMs).getTimezoneOffset() * 60_000)
+  return local.toISOString().slice(0, 16).replace('T', ' ')
+}
+
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+
+/** `1.2 GiB` */
+export function formatSize(bytes: number): string {
+  const power = Math.min(UNITS.length - 1, Math.floor(Math.log2(Math.max(bytes, 1)) / 10))
+  const value = bytes / 2 ** (10 * power)
+  return `${power === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[power]}`
+}

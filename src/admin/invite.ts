@@ -1,0 +1,52 @@
+import { z } from 'zod'
+import type { Config, NodeConfig } from '../config.ts'
+import { defineAction } from './action.ts'
+import { defineCommand, jsonOption } from './admin-command.ts'
+import { formatTime } from './console.ts'
+
+const createInvite = defineAction('invite', z.strictObject({ name: z.string() }), (app, { name }) => {
+  // Both or neither: a user without a code would be a surprise in the next `user list`.
+  const invite = app.database.transaction(() => {
+    const known = app.users.find(name)
+    const user = known ?? app.users.add(name)
+    return { created: known === undefined, state: user.state, fixedPort: user.fixedPort, ...app.invites.create(user) }
+  })
+  return invite.immediate()
+})
+
+export const inviteActions = [createInvite]
+
+/** The node a member meets first: the first of berth.yaml. */
+export const firstNode = (config: Config): NodeConfig => [...config.nodes.values()][0] as NodeConfig
+
+const enrolLine = (node: NodeConfig, name: string, code: string): string =>
+  `ssh -p ${node.managePort} -i ~/.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@${node.manageAddress} ${name} ${code}`
+
+export const invite = defineCommand({
+  command: 'invite <name>',
+  describe: 'make a one-time code with which a member enrols a key',
+  epilogue: `Creates the user where there is none. Also for a member who lost every key. The code is valid 7 days; a new one
+ends the one before. The key enrolled is the one that the member's SSH client has just proven.`,
+  builder: yargs =>
+    yargs.positional('name', { type: 'string', demandOption: true, describe: 'the user' }).option('json', jsonOption),
+  async handler({ name, json }, { console, perform, loadConfig }) {
+    const config = loadConfig()
+    const { created, state, fixedPort, code, expiresAtMs } = await perform(createInvite, { name })
+    const nodes = [...config.nodes.values()]
+    const lines = nodes.map(node => ({ node: node.name, line: enrolLine(node, name, code) }))
+    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, lines })
+    if (created) console.out(`User ${name} is new, with fixed port ${fixedPort}.`)
+    if (state === 'disabled') console.err(`${name} is disabled: the code works after \`berth user enable ${name}\`.`)
+    console.out(`Send this to ${name}; it works once, until ${formatTime(expiresAtMs)}:
+
+    # if ~/.ssh/id_ed25519 does not exist yet:
+    ssh-keygen -t ed25519
+    # then, once:
+    ${(lines[0] as { line: string }).line}
+`)
+    if (nodes.length > 1) {
+      const others = nodes.slice(1).map(node => `${node.manageAddress} port ${node.managePort}`)
+      console.out(`One enrolment is good for all nodes. The same line works through ${others.join(', ')}.`)
+    }
+  }
+})

@@ -1,0 +1,29 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import Sqlite from 'better-sqlite3'
+
+export interface StateLock {
+  release(): void
+}
+
+/** Makes the state directory, for its owner alone. */
+export function prepareStateDirectory(stateDir: string): void {
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 })
+}
+
+/**
+ * Takes the exclusive lock on a state directory; undefined when another process holds it. It is an SQLite write transaction
+ * held open on a file of its own, that is, a kernel file lock (fcntl(2)): it ends with the process, however that dies.
+ */
+export function lockState(stateDir: string): StateLock | undefined {
+  const database = new Sqlite(join(stateDir, 'berth.lock'), { timeout: 0 })
+  try {
+    database.pragma('journal_mode = MEMORY')
+    database.exec('BEGIN EXCLUSIVE')
+  } catch (error) {
+    database.close()
+    if (error instanceof Sqlite.SqliteError && error.code === 'SQLITE_BUSY') return undefined
+    throw error
+  }
+  return { release: () => database.close() }
+}

@@ -1,0 +1,103 @@
+import { z } from 'zod'
+import type { App } from '../app.ts'
+import type { ContainerStatus } from '../containers/container-status.ts'
+import { ContainerRecords } from '../containers/records.ts'
+import { parsePublicKey } from '../directory/public-key.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import { defineAction } from './action.ts'
+import { keyEntry } from './key.ts'
+
+const named = z.strictObject({ name: z.string() })
+
+export const addUser = defineAction(
+  'user.add',
+  z.strictObject({ name: z.string(), keys: z.array(z.string()), port: z.int().optional() }),
+  (app, { name, keys, port }) => {
+    const parsed = keys.map(parsePublicKey)
+    // All or nothing: a key that belongs to somebody else must not leave half a user behind.
+    return app.database
+      .transaction(() => {
+        const user = app.users.add(name, { port })
+        return { ...user, keys: parsed.map(key => keyEntry(app.keys.add(user, key))) }
+      })
+      .immediate()
+  }
+)
+
+export const listUsers = defineAction(
+  'user.list',
+  z.strictObject({}),
+  app => {
+    const records = new ContainerRecords(app.database)
+    return app.users.list().map(user => ({
+      ...user,
+      keys: app.keys.listFor(user).length,
+      nodes: records.listFor(user).map(record => record.node)
+    }))
+  },
+  { readOnly: true }
+)
+
+/** A user's container on one node as it is, or why that cannot be told. */
+export interface ContainerEntry {
+  node: string
+  status?: ContainerStatus
+  fault?: string
+}
+
+async function describeContainers(app: App, user: User): Promise<ContainerEntry[]> {
+  const entries = [...app.config.nodes.values()].map(async (node): Promise<ContainerEntry | undefined> => {
+    try {
+      return { node: node.name, status: await app.containers.status(user, node) }
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error
+      return error.reason === 'not-registered' ? undefined : { node: node.name, fault: error.message }
+    }
+  })
+  return (await Promise.all(entries)).filter(entry => entry !== undefined)
+}
+
+export const showUser = defineAction(
+  'user.show',
+  named,
+  async (app, { name }) => {
+    const user = app.users.need(name)
+    const keys = app.keys.listFor(user).map(keyEntry)
+    return { ...user, keys, containers: await describeContainers(app, user) }
+  },
+  { readOnly: true }
+)
+
+/** What became of a user's container on one node. */
+export interface NodeOutcome {
+  node: string
+  outcome: string
+  fault?: string
+}
+
+export const disableUser = defineAction(
+  'user.disable',
+  z.strictObject({ name: z.string(), keepRunning: z.boolean() }),
+  async (app, { name, keepRunning }, report) => {
+    const user = app.users.setState(app.users.need(name), 'disabled')
+    app.endUser(user.id)
+    return app.containers.disable(user, { keepRunning }, report)
+  }
+)
+
+export const enableUser = defineAction('user.enable', named, async (app, { name }, report) => {
+  const user = app.users.setState(app.users.need(name), 'enabled')
+  return app.containers.enable(user, report)
+})
+
+export const removeUser = defineAction('user.remove', named, async (app, { name }, report) => {
+  // Disabled first: nobody may start anew what is being deleted, and a removal that a dead node interrupts stays safe.
+  const user = app.users.setState(app.users.need(name), 'disabled')
+  app.endUser(user.id)
+  const containers = await app.containers.remove(user, report)
+  app.users.remove(user)
+  return containers
+})
+
+export const userActions = [addUser, listUsers, showUser, disableUser, enableUser, removeUser]

@@ -1,0 +1,109 @@
+import { randomBytes } from 'node:crypto'
+import yargs, { type Argv } from 'yargs'
+import { type AdminCommand, type AdminGroup, type AdminSession } from './admin/admin-command.ts'
+import { commands } from './admin/commands.ts'
+import { Console } from './admin/console.ts'
+import { perform } from './admin/perform.ts'
+import { BERTH_VERSION } from './admin/version.ts'
+import { DEFAULT_CONFIG_PATH, findConfigPath, loadConfig } from './config.ts'
+import { describeError, toUserError, UserError } from './errors.ts'
+
+const console = new Console()
+let exitCode = 0
+
+function session(option: string | undefined): AdminSession {
+  const configPath = findConfigPath(option)
+  return {
+    console,
+    configPath,
+    loadConfig: () => loadConfig(configPath),
+    async perform(action, params) {
+      try {
+        return await perform(loadConfig(configPath), action, params, console.report)
+      } finally {
+        console.endProgress()
+      }
+    }
+  }
+}
+
+function addTo(parent: Argv, command: AdminCommand | AdminGroup): Argv {
+  if ('commands' in command) {
+    return parent.command(command.command, command.describe, group => {
+      for (const member of command.commands) addTo(group, member)
+      return group.demandCommand(1, `Say what to do: ${command.commands.map(verb).join(', ')}.`)
+    })
+  }
+  return parent.command(
+    command.command,
+    command.describe,
+    own => {
+      const built = command.builder(own)
+      return command.epilogue === undefined ? built : built.epilogue(command.epilogue)
+    },
+    async args => {
+      exitCode = (await command.handler(args, session(args['config'] as string | undefined))) ?? 0
+    }
+  )
+}
+
+const verb = (command: AdminCommand): string => command.command.split(' ')[0] as string
+
+/** Strict, and without guesses: a key's comment `1e3` or a name `no-op` stays what was typed. */
+function createParser(argv: readonly string[]): Argv {
+  const parser = yargs()
+    .scriptName('berth')
+    .locale('en')
+    .parserConfiguration({
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'dot-notation': false,
+      'duplicate-arguments-array': false,
+      'boolean-negation': false
+    })
+    .usage('$0: one LXC container per member on every GPU server of a lab')
+    .option('config', {
+      type: 'string',
+      global: true,
+      requiresArg: true,
+      describe: `berth.yaml; default: $BERTH_CONFIG, else ${DEFAULT_CONFIG_PATH}`
+    })
+    .version(BERTH_VERSION)
+    .help()
+    .alias('help', 'h')
+    .strict()
+    .demandCommand(1, 'Say what to do.')
+    .recommendCommands()
+    .wrap(Math.min(console.columns, 120))
+    .exitProcess(false)
+    .showHelpOnFail(false)
+    .fail((message: string | null, error: Error | undefined) => {
+      throw error ?? new UserError('usage', message ?? undefined, { hint: `See: ${helpLine(argv)}` })
+    })
+    .epilogue('First steps: berth init, then berth doctor, then berth invite NAME.')
+  for (const command of commands) addTo(parser, command)
+  return parser
+}
+
+function helpLine(argv: readonly string[]): string {
+  const known = commands.find(command => verb(command as AdminCommand) === argv[0])
+  return known === undefined ? 'berth --help' : `berth ${argv[0]} --help`
+}
+
+/** Shows what went wrong as describeError words it; of our own bugs the stack, which an admin can send on. */
+function fail(thrown: unknown): number {
+  const error = toUserError(thrown, `berth-${randomBytes(4).toString('hex')}`)
+  if (error.cause !== undefined && error.reason === 'internal')
+    console.err(String((error.cause as Error).stack ?? error.cause))
+  const [first, ...rest] = describeError(error)
+  console.err([console.colors.red(`berth: ${first}`), ...rest].join('\n'))
+  return error.exitCode
+}
+
+try {
+  const argv = process.argv.slice(2)
+  await createParser(argv).parseAsync(argv.length === 0 ? ['--help'] : argv)
+} catch (error) {
+  exitCode = fail(error)
+}
+process.exitCode = exitCode
