@@ -31,6 +31,8 @@ export interface App {
   readonly containers: Containers
   readonly audit: Audit
   lxdFor(node: NodeConfig): LxdClient
+  /** Forgets the connection to a node, whose credentials have changed. */
+  reconnect(node: NodeConfig): Promise<void>
   /** Ends the manage sessions of a user who was disabled or removed. */
   endUser(userId: number): void
   /** Listens on every manage endpoint and brings back what should run; for the one process that owns the state. */
@@ -40,6 +42,22 @@ export interface App {
 }
 
 export const databasePath = (config: Config): string => join(config.stateDir, 'berth.sqlite')
+
+/** A client of the node's LXD, in berth's project; nothing is sent yet. @throws UserError `node-unavailable` before `berth node trust` */
+export function connectToNode(config: Config, node: NodeConfig): LxdClient {
+  const tls = node.lxd.startsWith('https:') ? readCredentials(config.stateDir, node.name) : undefined
+  if (node.lxd.startsWith('https:') && !tls) {
+    throw new UserError('node-unavailable', `${node.name} does not know berth yet.`, {
+      hint: `The admin types: berth node trust ${node.name}`
+    })
+  }
+  return new LxdClient({
+    url: node.lxd,
+    project: node.project,
+    ...(node.target && { target: node.target }),
+    ...(tls && { tls })
+  })
+}
 
 /** @throws UserError `newer-database`, and whatever the state directory's file system says */
 export function createApp(config: Config, log: Log): App {
@@ -51,22 +69,10 @@ export function createApp(config: Config, log: Log): App {
   const audit = new Audit(database)
   const clients = new Map<string, LxdClient>()
   const lxdFor = (node: NodeConfig): LxdClient => {
-    let client = clients.get(node.name)
-    if (!client) {
-      const tls = node.lxd.startsWith('https:') ? readCredentials(config.stateDir, node.name) : undefined
-      if (node.lxd.startsWith('https:') && !tls) {
-        throw new UserError('node-unavailable', `${node.name} does not know berth yet.`, {
-          hint: `The admin types: berth node trust ${node.name}`
-        })
-      }
-      client = new LxdClient({
-        url: node.lxd,
-        project: node.project,
-        ...(node.target && { target: node.target }),
-        ...(tls && { tls })
-      })
-      clients.set(node.name, client)
-    }
+    const known = clients.get(node.name)
+    if (known) return known
+    const client = connectToNode(config, node)
+    clients.set(node.name, client)
     return client
   }
   const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
@@ -83,6 +89,10 @@ export function createApp(config: Config, log: Log): App {
     containers,
     audit,
     lxdFor,
+    async reconnect(node) {
+      await clients.get(node.name)?.close()
+      clients.delete(node.name)
+    },
     endUser: userId => server?.endUser(userId),
     async startEndpoints() {
       const interrupted = operations.closeInterrupted()
