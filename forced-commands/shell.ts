@@ -21,6 +21,7 @@ export default ({ containers }: { containers: Containers }): Command =>
       const user = requireUser(invocation.principal)
       if (!/^[a-z_][a-z0-9_-]{0,31}$/.test(loginUser)) throw new UserError('usage', `--user takes a Linux user name.`)
       const words = [...command, ...((rest as string[] | undefined) ?? [])]
+      invocation.terminal?.raw()
       return containers.openShell(user, invocation.node, {
         loginUser,
         command: words.length === 0 ? undefined : words,

@@ -26,6 +26,8 @@ export interface Terminal {
   rows: number
   /** Called at each window-change (RFC 4254 section 6.7). */
   onResize(listener: (columns: number, rows: number) => void): void
+  /** From here on keys reach stdin untouched; before, ssh edits and echoes lines, ^C interrupts and ^D ends stdin. */
+  raw(): void
 }
 
 /** One command of one session. */

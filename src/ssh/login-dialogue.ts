@@ -1,0 +1,123 @@
+import type { AuthContext, PublicKeyAuthContext } from 'ssh2'
+import type { Principal } from '../command/command.ts'
+import type { NodeConfig } from '../config.ts'
+import type { Log } from '../log.ts'
+import type { Attempt, Verdict } from './authenticate.ts'
+import type { Gate } from './gate.ts'
+import type { Wire } from './wire-protocol.ts'
+
+interface Parts {
+  readonly wire: Wire
+  readonly gate: Gate
+  readonly node: NodeConfig
+  readonly address: string
+  readonly log: Log
+  readonly judge: (attempt: Attempt) => Verdict
+}
+
+const MAX_FAILURES = 6
+/** Questions about keys are cheap and an agent may hold many; still no client asks for ever. */
+const MAX_QUESTIONS = 30
+/**
+ * A client tries its keys first and then what else is offered. keyboard-interactive is offered for that moment alone: it never
+ * succeeds, but only then is it known that no key will do, and the banner can say so.
+ */
+const OFFERED: ('publickey' | 'keyboard-interactive')[] = ['publickey', 'keyboard-interactive']
+
+/** The login of one connection: answers each request of RFC 4252 and tells a person who fails why. */
+export class LoginDialogue {
+  readonly #parts: Parts
+  #failures = 0
+  #questions = 0
+  #faults = new Set<string>()
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** The principal, once a signature has proven it; the caller then accepts the request. Everything else is answered here. */
+  answer(request: AuthContext): Principal | undefined {
+    const { wire, gate, address } = this.#parts
+    const bannedUntilMs = gate.bannedUntilMs(address, Date.now())
+    if (bannedUntilMs !== undefined) {
+      const minutes = Math.ceil((bannedUntilMs - Date.now()) / 60_000)
+      return this.#end(request, `Too many failed logins from ${address}. Try again in ${minutes} min.`)
+    }
+    if (request.method === 'publickey') return this.#answerKey(request)
+    if (request.method === 'none') {
+      if (++this.#questions > MAX_QUESTIONS) return this.#end(request, 'Too many login requests.')
+      request.reject(OFFERED)
+      return undefined
+    }
+    if (request.method === 'keyboard-interactive') wire.sendBanner(this.#explain(request.username))
+    else this.#countFailure(request)
+    this.#parts.log.info({ login: shorten(request.username), method: request.method }, 'login refused')
+    if (wire.alive) request.reject(['publickey'])
+    return undefined
+  }
+
+  #answerKey(request: PublicKeyAuthContext): Principal | undefined {
+    const { judge, address, log, wire } = this.#parts
+    const { key, hashAlgo, signature, blob, username } = request
+    // ssh2 names RSA requests `ssh-rsa` and keeps the hash apart; without one it is SHA-1.
+    const algorithm = hashAlgo === undefined ? key.algo : `rsa-sha2-${hashAlgo.slice('sha'.length)}`
+    const proof = signature && blob && { signature, data: blob }
+    if (!proof && ++this.#questions > MAX_QUESTIONS)
+      return this.#end(request, 'Too many keys were offered. Name one: ssh -i FILE -o IdentitiesOnly=yes …')
+    const verdict = judge({ login: username, address, algorithm, blob: key.data, proof })
+    if (verdict.verdict === 'would-do') {
+      // asyncssh wants the very algorithm back that it asked about.
+      key.algo = algorithm
+      request.accept()
+      return undefined
+    }
+    if (verdict.verdict === 'accepted') return verdict.principal
+    if (verdict.verdict === 'disabled') {
+      log.info({ login: shorten(username) }, 'login refused: account disabled')
+      return this.#end(request, 'Your account is disabled. Ask your admin.')
+    }
+    if (verdict.fault !== undefined) this.#faults.add(`${key.algo}: ${verdict.fault}`)
+    if (proof) this.#countFailure(request)
+    if (wire.alive) request.reject(OFFERED)
+    return undefined
+  }
+
+  #countFailure(request: AuthContext): void {
+    const { gate, address, log } = this.#parts
+    gate.failed(address, Date.now())
+    log.info({ login: shorten(request.username), method: request.method }, 'login failed')
+    if (++this.#failures >= MAX_FAILURES) this.#end(request, 'Too many failed logins on this connection.')
+  }
+
+  #end(request: AuthContext, text: string): undefined {
+    const { wire } = this.#parts
+    wire.sendBanner(`berth: ${text}`)
+    request.reject(['publickey'])
+    wire.disconnect(text)
+  }
+
+  /** The same words whether the name or the key is unknown: a stranger learns neither. */
+  #explain(login: string): string {
+    const { node } = this.#parts
+    const name = clean(login)
+    const lines =
+      login === 'enroll'
+        ? ['berth: your ssh offered no key that berth can take.', '  Make one:     ssh-keygen -t ed25519']
+        : [
+            login === 'register'
+              ? 'berth: your ssh offered no enrolled key.'
+              : `berth: your ssh offered no key that is enrolled for the name ${name}.`,
+            `  Another name: ssh YOUR_NAME@… (your user name in the lab, not ${name})`,
+            '  Another key:  ssh -i ~/.ssh/FILE -o IdentitiesOnly=yes …',
+            '  New here, or all keys lost: ask your admin for an invite; the line to type comes with it.'
+          ]
+    if (login !== 'enroll' && login !== 'register')
+      lines.push(`  This is ${node.name}-manage, where containers are managed.`)
+    for (const fault of this.#faults) lines.push(`  A key was passed over. ${clean(fault)}`)
+    return lines.join('\n')
+  }
+}
+
+const shorten = (login: string): string => login.slice(0, 64)
+
+const clean = (text: string): string => text.replaceAll(/[\p{C}\p{Zl}\p{Zp}]/gu, '?').slice(0, 200)

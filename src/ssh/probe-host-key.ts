@@ -1,0 +1,56 @@
+import { connect, type Socket } from 'node:net'
+import { once } from 'node:events'
+import ssh2 from 'ssh2'
+
+export interface ProbedHostKey {
+  readonly type: string
+  /** `ssh-ed25519 AAAA…` */
+  readonly publicKey: string
+}
+
+/**
+ * Asks an SSH server for its host key, Ed25519 if it has one, and leaves before logging in (RFC 4253 section 8).
+ * @param options.timeoutMs for connection and key exchange together
+ * @throws Error that says what happened instead: refused, no answer in time, closed before the key, not SSH; or the signal's reason
+ */
+export async function probeHostKey(
+  host: string,
+  port: number,
+  { timeoutMs, signal }: { timeoutMs: number; signal?: AbortSignal }
+): Promise<ProbedHostKey> {
+  const where = `${host}:${port}`
+  const timeout = AbortSignal.timeout(timeoutMs)
+  const stop = signal ? AbortSignal.any([signal, timeout]) : timeout
+  const socket = connect({ host, port, noDelay: true })
+  try {
+    await once(socket, 'connect', { signal: stop })
+    return await readHostKey(socket, stop)
+  } catch (error) {
+    signal?.throwIfAborted()
+    const reason = timeout.aborted ? `no SSH answer within ${timeoutMs} ms` : (error as Error).message
+    throw new Error(`${where}: ${reason}`, { cause: error })
+  } finally {
+    socket.on('error', () => {})
+    socket.destroy()
+  }
+}
+
+function readHostKey(socket: Socket, stop: AbortSignal): Promise<ProbedHostKey> {
+  return new Promise((resolve, reject) => {
+    const client = new ssh2.Client()
+    stop.addEventListener('abort', () => reject(stop.reason as Error), { once: true })
+    client.on('error', reject)
+    client.on('close', () => reject(new Error('the connection was closed before the host key came')))
+    client.connect({
+      sock: socket,
+      username: 'probe',
+      readyTimeout: 0,
+      algorithms: { serverHostKey: ['ssh-ed25519', 'ecdsa-sha2-nistp256', 'rsa-sha2-512', 'rsa-sha2-256'] },
+      hostVerifier: (blob: Buffer) => {
+        const type = blob.subarray(4, 4 + blob.readUInt32BE()).toString()
+        resolve({ type, publicKey: `${type} ${blob.toString('base64')}` })
+        return false
+      }
+    })
+  })
+}

@@ -1,0 +1,189 @@
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import ssh2, { type AuthContext } from 'ssh2'
+import type { Principal } from '../command/command.ts'
+import type { RunCommand } from '../command/run-command.ts'
+import type { NodeConfig } from '../config.ts'
+import type { Log } from '../log.ts'
+import { ALGORITHMS } from './algorithms.ts'
+import { authenticate, type Directory } from './authenticate.ts'
+import { Gate, GATE_LIMITS, type GateLimits } from './gate.ts'
+import { LoginDialogue } from './login-dialogue.ts'
+import { serveSession } from './session.ts'
+import { socketOf, Wire } from './wire-protocol.ts'
+
+export interface SshServerOptions extends Directory {
+  /** Address to listen on. */
+  readonly listen: string
+  /** Each node's manage endpoint is the port `managePort`; 0 takes a free one. */
+  readonly nodes: readonly NodeConfig[]
+  /** The Ed25519 private key all endpoints show, OpenSSH PEM. */
+  readonly hostKey: string
+  readonly run: RunCommand
+  readonly log: Log
+  readonly limits?: Partial<ConnectionLimits>
+}
+
+export interface ConnectionLimits extends GateLimits {
+  /** From the TCP connection to the login (sshd_config(5), LoginGraceTime). */
+  readonly graceMs: number
+  /** Connections of all kinds to one endpoint. */
+  readonly connections: number
+}
+
+const CONNECTION_LIMITS: ConnectionLimits = { ...GATE_LIMITS, graceMs: 20_000, connections: 4096 }
+const KEEPALIVE_MS = 15_000
+
+export interface SshServer {
+  /** The port each node's endpoint listens on, by node name. */
+  readonly ports: ReadonlyMap<string, number>
+  /** Hangs up on every connection of a user. */
+  endUser(userId: number): void
+  /** Stops listening and hangs up on everybody. */
+  close(): Promise<void>
+}
+
+/** One connection from its TCP handshake on. */
+interface Visitor {
+  readonly id: string
+  readonly node: NodeConfig
+  readonly address: string
+  readonly log: Log
+  /** Stops the grace timer and gives the place at the gate back; once. */
+  settle(): void
+  wire?: Wire
+  principal?: Principal
+}
+
+/** Listens on the manage endpoint of every node. @throws what listen(2) says, such as EADDRINUSE */
+export async function startSshServer(options: SshServerOptions): Promise<SshServer> {
+  const { listen, nodes, hostKey, run, log } = options
+  const limits = { ...CONNECTION_LIMITS, ...options.limits }
+  const gate = new Gate(limits)
+  const visitors = new Map<Socket, Visitor>()
+  const engine = new ssh2.Server({
+    hostKeys: [hostKey],
+    algorithms: ALGORITHMS,
+    ident: 'berth',
+    keepaliveInterval: KEEPALIVE_MS,
+    keepaliveCountMax: 3
+  })
+  engine.on('connection', client => {
+    const visitor = visitors.get(socketOf(client))
+    if (visitor) serve(client, visitor)
+  })
+
+  const listeners: Server[] = []
+  const ports = new Map<string, number>()
+  try {
+    for (const node of nodes) {
+      const listener = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 }, socket =>
+        receive(socket, node)
+      )
+      listener.maxConnections = limits.connections
+      listener.listen(node.managePort, listen)
+      await once(listener, 'listening')
+      listener.on('error', error => log.error({ err: error, node: node.name }, 'listener'))
+      listeners.push(listener)
+      ports.set(node.name, (listener.address() as AddressInfo).port)
+    }
+  } catch (error) {
+    for (const listener of listeners) listener.close()
+    throw error
+  }
+
+  function receive(socket: Socket, node: NodeConfig): void {
+    socket.on('error', () => {})
+    const address = plainAddress(socket.remoteAddress)
+    if (!gate.admit(address, Date.now())) {
+      // sshd says the same; it must come before the version line (RFC 4253 section 4.2).
+      socket.end('Exceeded MaxStartups\r\n', () => socket.destroy())
+      log.debug({ address, node: node.name }, 'dropped at the gate')
+      return
+    }
+    const id = randomBytes(5).toString('hex')
+    const grace = setTimeout(() => socket.destroy(), limits.graceMs)
+    let settled = false
+    visitors.set(socket, {
+      id,
+      node,
+      address,
+      log: log.child({ connection: id, address, node: node.name }),
+      settle() {
+        clearTimeout(grace)
+        if (!settled) gate.settle(address)
+        settled = true
+      }
+    })
+    socket.once('close', () => {
+      visitors.get(socket)?.settle()
+      visitors.delete(socket)
+    })
+    engine.injectSocket(socket)
+  }
+
+  function serve(client: ssh2.Connection, visitor: Visitor): void {
+    let sessions = 0
+    const wire = new Wire(client, session => {
+      const sessionId = `${visitor.id}-${++sessions}`
+      const { principal, node, address } = visitor
+      if (!principal) return
+      serveSession(session, {
+        sessionId,
+        wire,
+        principal,
+        node,
+        address,
+        run,
+        log: visitor.log.child({ session: sessionId })
+      })
+    })
+    visitor.wire = wire
+    client.on('error', error => visitor.log.debug({ reason: error.message }, 'connection error'))
+    const dialogue = new LoginDialogue({
+      wire,
+      gate,
+      node: visitor.node,
+      address: visitor.address,
+      log: visitor.log,
+      judge: attempt => authenticate(attempt, options, Date.now())
+    })
+    client.on('authentication', (request: AuthContext) => {
+      const principal = dialogue.answer(request)
+      if (!principal) return
+      visitor.principal = principal
+      visitor.settle()
+      gate.loggedIn(visitor.address, Date.now())
+      options.keys.touch(principal.key.fingerprint, visitor.address)
+      visitor.log.info(
+        { login: principal.login, user: principal.user?.name, fingerprint: principal.key.fingerprint },
+        'logged in'
+      )
+      request.accept()
+    })
+  }
+
+  return {
+    ports,
+    endUser(userId) {
+      for (const { principal, wire } of visitors.values())
+        if (principal?.user?.id === userId) wire?.disconnect('this account was disabled or removed')
+    },
+    async close() {
+      const closed = listeners.map(async listener => {
+        const closing = once(listener, 'close')
+        listener.close()
+        await closing
+      })
+      for (const [socket, { wire }] of visitors) {
+        if (wire) wire.disconnect('berth is stopping; what has begun is finished first')
+        else socket.destroy()
+      }
+      await Promise.all(closed)
+    }
+  }
+}
+
+/** An IPv4 client of a socket that listens on `::` comes as ::ffff:192.0.2.1. */
+const plainAddress = (address = ''): string => address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')
