@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { stringify } from 'yaml'
-import { upLab, type LabServer } from './lab/lab.ts'
+import { downLab, upLab } from './lab/lab.ts'
+import type { LabServer } from './lab/server.ts'
 
 const MAIN = join(import.meta.dirname, '../src/main.ts')
 
@@ -51,6 +52,8 @@ export interface RigOptions {
   readonly config?: Record<string, unknown>
   readonly server?: 'lxd' | 'incus'
   readonly images?: string[]
+  /** A server of this rig's alone, for tests that stop it. */
+  readonly ownLab?: boolean
 }
 
 /** A daemon of its own (state, project, bridge, ports) on the run's LXD, and members with the real OpenSSH client. */
@@ -61,10 +64,13 @@ export class Rig implements AsyncDisposable {
   readonly managePort: number
   readonly project: string
   readonly network: string
+  /** Taken down with the rig. */
+  readonly #ownLab: string | undefined
   #daemon: ChildProcess | undefined
   readonly #log: string[] = []
 
-  constructor(lab: LabServer, directory: string, managePort: number, tag: string) {
+  constructor(lab: LabServer, directory: string, managePort: number, tag: string, ownLab?: string) {
+    this.#ownLab = ownLab
     this.lab = lab
     this.directory = directory
     this.configPath = join(directory, 'berth.yaml')
@@ -170,12 +176,17 @@ export class Rig implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end()
+    if (this.#ownLab === undefined) await this.#clean()
+    else await downLab(this.#ownLab)
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+
+  async #clean(): Promise<void> {
     const { stdout } = await this.lxc('list', '--format', 'csv', '--columns', 'n')
     for (const name of stdout.split('\n').filter(Boolean)) await this.lxc('delete', '--force', name)
     await this.lxc('profile', 'delete', 'berth')
     await this.lxc('project', 'delete', this.project)
     await this.lxc('network', 'delete', this.network, '--project', 'default')
-    rmSync(this.directory, { recursive: true, force: true })
   }
 }
 
@@ -231,7 +242,7 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
     .toString(36)
     .padStart(6, '0')
   const managePort = await freePort(lab.hostAddress)
-  const rig = new Rig(lab, mkdtempSync(join(tmpdir(), 'berth-rig-')), managePort, tag)
+  const rig = new Rig(lab, mkdtempSync(join(tmpdir(), 'berth-rig-')), managePort, tag, ownLab)
   // Fixed ports of rigs on one server must differ: they share its address.
   const from = 20_000 + Math.floor(Math.random() * 1200) * 10
   writeFileSync(

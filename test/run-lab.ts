@@ -4,7 +4,7 @@ import { downLab, listLabs } from './lab/lab.ts'
 export default async function setUp(): Promise<() => Promise<void>> {
   if (process.getuid?.() !== 0) throw new Error('The tests bring up a real LXD: run them as root (sudo npm test).')
   for (const { name } of await listLabs()) {
-    const pid = /^run-(\d+)$/.exec(name)?.[1]
+    const pid = /^run-(\d+)/.exec(name)?.[1]
     if (pid !== undefined && !isAlive(Number(pid))) await downLab(name)
   }
   const lab = `run-${process.pid}`
