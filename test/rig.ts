@@ -232,10 +232,12 @@ export class Member {
 
 /** Brings up what a test needs; the lab itself stays for the next test file. */
 export async function startRig(options: RigOptions = {}): Promise<Rig> {
+  const shared = process.env['BERTH_TEST_LAB'] ?? 'test'
+  const ownLab = options.ownLab ? `${shared}-${process.pid}` : undefined
   const up = await upLab({
-    name: process.env['BERTH_TEST_LAB'] ?? 'test',
+    name: ownLab ?? shared,
     images: options.images ?? ['debian-12'],
-    incus: options.server === 'incus'
+    servers: options.server === 'incus' ? ['lxd', 'incus'] : ['lxd']
   })
   const lab = options.server === 'incus' ? (up.incus as LabServer) : up
   const tag = Math.floor(Math.random() * 36 ** 6)
