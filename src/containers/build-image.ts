@@ -97,8 +97,8 @@ async function runScript(recipe: ImageRecipe, work: string, options: BuildOption
     work,
     recipe.suite,
     recipe.mirror,
-    recipe.components.join(','),
-    recipe.packages.join(','),
+    recipe.components.join(' '),
+    recipe.packages.join(' '),
     ...(rootfs ? [rootfs] : [])
   ]
   // When this process dies, setpriv's signal ends unshare, and unshare's ends the pid namespace: no mount and no process stays.
@@ -118,10 +118,7 @@ async function runLines(
   { signal, onProgress }: BuildOptions
 ): Promise<void> {
   signal?.throwIfAborted()
-  const child = spawn(command, args, {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, PATH: systemPath, LC_ALL: 'C.UTF-8' }
-  })
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   const kill = () => child.kill('SIGKILL')
   signal?.addEventListener('abort', kill)
   const lastLines: string[] = []

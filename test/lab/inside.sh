@@ -1,10 +1,18 @@
 #!/bin/sh
 # Process 1 of a lab's place. Makes the mount namespace fit for a container server, says "ready", then only reaps orphans.
-# usage: inside.sh TREE HIERARCHY...   TREE: root file system to change to, or "" for the machine's own; HIERARCHY: fstype:options:path
+# usage: inside.sh DIRECTORY LOWER STATE HIERARCHY...
+# LOWER: root file system to change to (DIRECTORY/state then is its STATE), or "" for the machine's own. HIERARCHY: fstype:options:path
 set -eu
-tree=$1
-shift
+directory=$1 lower=$2 state=$3 tree=
+shift 3
 
+if [ -n "$lower" ]; then
+    tree=$directory/root
+    mkdir -p "$tree" "$directory/upper" "$directory/work"
+    mount -t overlay -o "lowerdir=$lower,upperdir=$directory/upper,workdir=$directory/work" overlay "$tree"
+    mkdir -p "$tree$state"
+    mount --bind "$directory/state" "$tree$state"
+fi
 # Held here, another lab's network namespace would outlive it.
 umount -R -l /run/netns 2>/dev/null || :
 mount -t sysfs sysfs "$tree/sys"

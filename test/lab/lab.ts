@@ -1,36 +1,13 @@
 import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
-import { cachedImage, type ImageFiles } from './images.ts'
+import { cachedImage, cachedIncusTree, type ImageFiles } from './images.ts'
 import { installPackages } from './packages.ts'
-import { closePlace, findProcess, isOpen, openPlace, startDaemon, type OpenPlace, type Place } from './place.ts'
-import { connectRest, importImage, waitForServer } from './rest.ts'
+import { closePlace, isOpen, type Place } from './place.ts'
 import { takeLock } from './run.ts'
+import { createServer, findDaemon, importImages, type LabServer, type ServerKind } from './server.ts'
 
-/** One running server, LXD or Incus, in namespaces of its own. */
-export interface LabServer {
-  kind: 'lxd' | 'incus'
-  /** The server's unix socket; reachable by this path from the whole machine. */
-  lxdSocket: string
-  /** LXD_DIR (or INCUS_DIR) of the daemon. */
-  lxdDir: string
-  pool: string
-  /** The machine's address on the link to the server: where clients come from, and "the outside" for containers. */
-  hostAddress: string
-  /** The server's own address, where forwards listen. */
-  nodeAddress: string
-  httpsAddress: string
-  /** Recipe name → alias of the image in the server's default project. */
-  images: Record<string, string>
-  /** Network namespace, as `ip netns` knows it. */
-  netns: string
-  /** Put before a command line, runs it in the server's network namespace. */
-  enter: string[]
-  /** Put before a command line, runs it in all of the server's namespaces: its mounts and processes are seen as it sees them. */
-  enterAll: string[]
-  place: OpenPlace
-}
-
+/** A lab is its first server, and Incus beside it where both were asked for. */
 export interface Lab extends LabServer {
   name: string
   directory: string
@@ -39,50 +16,68 @@ export interface Lab extends LabServer {
 
 export interface LabOptions {
   name?: string
-  /** Bring up Incus beside LXD. */
-  incus?: boolean
+  /** In this order; the first is the lab's own. */
+  servers?: ServerKind[]
   /** Recipes of templates/images to have as images. */
   images?: string[]
   poolDriver?: 'btrfs' | 'dir'
+  /** Images and trees are kept here between runs. */
   cacheDir?: string
   /** One line for each step. */
   say?: (line: string) => void
 }
 
 const labsDir = '/var/lib/berth-lab'
-export const defaultCacheDir = '/var/cache/berth-lab'
 const labName = /^[a-z][a-z0-9-]{0,19}$/
-const pool = 'default'
+const kinds = ['lxd', 'incus'] as const
 
 /** Brings up the lab called `name`, or gives the facts of the one that runs. What a killed run left is taken down first. */
 export async function upLab(options: LabOptions = {}): Promise<Lab> {
-  const { name = 'default', images = ['debian-12'], poolDriver = 'btrfs', cacheDir = defaultCacheDir } = options
-  const step = timeSteps(options.say ?? (() => {}))
+  const { name = 'default', servers = ['lxd'], images = ['debian-12'], poolDriver = 'btrfs' } = options
+  const { cacheDir = '/var/cache/berth-lab', say = () => {} } = options
   checkName(name)
-  await step('packages', installPackages)
+  if (process.getuid?.() !== 0) throw new Error('a lab needs root')
+  const timed = timeSteps(say)
+  await timed('packages', () => installPackages(say))
   await mkdir(labsDir, { recursive: true })
   await using _lock = await takeLock(join(labsDir, `${name}.lock`))
-  const running = await readLab(name)
-  const lab = (await isRunning(running)) ? running : undefined
-  if (lab === undefined) await removeLab(name)
   const files = new Map<string, ImageFiles>()
-  for (const image of images)
-    files.set(image, await step(`image ${image}`, () => cachedImage(cacheDir, image, options.say ?? (() => {}))))
-  const server = lab ?? (await step('LXD', () => startLxd(name, poolDriver)))
-  await step('import', () => importMissing(server, files))
-  const up: Lab = { ...server, name, directory: join(labsDir, name) }
-  await writeWhole(join(labsDir, name, 'lab.json'), JSON.stringify(up))
-  return up
+  const builds = images.map(image => async () => {
+    files.set(image, await timed(`image ${image}`, () => cachedImage(cacheDir, image, say)))
+  })
+  let tree: string | undefined
+  if (servers.includes('incus')) {
+    builds.push(async () => {
+      tree = await timed('Incus tree', () => cachedIncusTree(cacheDir, say))
+    })
+  }
+  await runTwoAtATime(builds)
+  const running = await readRunning(name)
+  if (running.length === 0) await timed('clearing', () => removeLab(name))
+  const index = await reserveIndex(name)
+  const up = await Promise.all(
+    servers.map(async kind => {
+      const server =
+        running.find(other => other.kind === kind) ??
+        (await timed(kind, () =>
+          createServer(kind, describePlace(name, kind, index), poolDriver, kind === 'incus' ? tree : undefined)
+        ))
+      await timed(`${kind} images`, () => importImages(server, files))
+      return server
+    })
+  )
+  const all = [...up, ...running.filter(server => !servers.includes(server.kind))]
+  const lab: Lab = { ...all[0]!, name, directory: join(labsDir, name), ...(all[1] && { incus: all[1] }) }
+  await writeWhole(join(labsDir, name, 'lab.json'), JSON.stringify(lab))
+  return lab
 }
 
 /** Takes the lab down with all it made, whatever state it is in. */
 export async function downLab(name = 'default'): Promise<void> {
   checkName(name)
   await mkdir(labsDir, { recursive: true })
-  {
-    await using _lock = await takeLock(join(labsDir, `${name}.lock`))
-    await removeLab(name)
-  }
+  await using _lock = await takeLock(join(labsDir, `${name}.lock`))
+  await removeLab(name)
 }
 
 export async function listLabs(): Promise<Lab[]> {
@@ -101,16 +96,21 @@ async function readLab(name: string): Promise<Lab | undefined> {
   return text === undefined ? undefined : (JSON.parse(text) as Lab)
 }
 
-async function isRunning(lab: Lab | undefined): Promise<boolean> {
-  return lab !== undefined && (await isOpen(lab.place)) && (await findProcess(lab.place.name, lxdCommand)) !== undefined
+/** The servers of the lab where all of them run; none where one does not, since that one cannot be put back in its place. */
+async function readRunning(name: string): Promise<LabServer[]> {
+  const lab = await readLab(name)
+  const servers = lab === undefined ? [] : lab.incus === undefined ? [lab] : [lab, lab.incus]
+  for (const server of servers) {
+    if (!(await isOpen(server.place)) || (await findDaemon(server)) === undefined) return []
+  }
+  return servers
 }
 
 async function removeLab(name: string): Promise<void> {
-  await using _machine = await takeLock(join(labsDir, 'machine.lock'))
-  const directory = join(labsDir, name)
   const index = await readIndex(name)
-  if (index !== undefined) await closePlace(describePlace(name, 'lxd', index))
-  await rm(directory, { recursive: true, force: true })
+  if (index !== undefined) for (const kind of kinds) await closePlace(describePlace(name, kind, index))
+  await using _machine = await takeLock(join(labsDir, 'machine.lock'))
+  await rm(join(labsDir, name), { recursive: true, force: true })
 }
 
 async function readIndex(name: string): Promise<number | undefined> {
@@ -118,9 +118,11 @@ async function readIndex(name: string): Promise<number | undefined> {
   return text === '' ? undefined : Number(text)
 }
 
-/** Takes the lowest number no other lab has; the lab's addresses follow from it. */
+/** The lab's number, else the lowest that no other lab has; its addresses follow from it. */
 async function reserveIndex(name: string): Promise<number> {
   await using _machine = await takeLock(join(labsDir, 'machine.lock'))
+  const own = await readIndex(name)
+  if (own !== undefined) return own
   const taken = new Set<number | undefined>()
   for (const other of await readdir(labsDir)) taken.add(await readIndex(other))
   let index = 0
@@ -131,79 +133,29 @@ async function reserveIndex(name: string): Promise<number> {
   return index
 }
 
-async function writeWhole(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.new`, text)
-  await rename(`${path}.new`, path)
-}
-
 /** 198.18.0.0/15 is set aside for tests between networks (RFC 2544): a /30 for each server. */
-function describePlace(name: string, kind: LabServer['kind'], index: number): Place {
-  const first = kind === 'lxd' ? 0 : 4
+function describePlace(name: string, kind: ServerKind, index: number): Place {
+  const first = 4 * kinds.indexOf(kind)
   return {
     name: `berth-lab-${name}-${kind}`,
-    link: `berthlab${index}${kind === 'lxd' ? '' : 'i'}`,
+    link: `berthlab${index}${kind[0]}`,
     hostAddress: `198.18.${index}.${first + 1}`,
     nodeAddress: `198.18.${index}.${first + 2}`,
     directory: join(labsDir, name, kind)
   }
 }
 
-const lxdCommand = ['lxd', '--group', 'root']
-
-async function startLxd(name: string, poolDriver: string): Promise<LabServer> {
-  const place = describePlace(name, 'lxd', await reserveIndex(name))
-  const lxdDir = join(place.directory, 'state')
-  await mkdir(lxdDir, { recursive: true })
-  const open = await openPlace(place)
-  await startDaemon(open, lxdCommand, { LXD_DIR: lxdDir })
-  return await configureServer('lxd', open, lxdDir, poolDriver)
+async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.new`, text)
+  await rename(`${path}.new`, path)
 }
 
-async function configureServer(
-  kind: LabServer['kind'],
-  place: OpenPlace,
-  stateDir: string,
-  poolDriver: string
-): Promise<LabServer> {
-  const lxdSocket = join(stateDir, 'unix.socket')
-  const httpsAddress = `${place.nodeAddress}:8443`
-  const rest = connectRest(lxdSocket)
-  try {
-    await waitForServer(rest, () => true)
-    await rest.call('PATCH', '/1.0', { config: { 'core.https_address': httpsAddress } })
-    const config = poolDriver === 'btrfs' ? { size: '12GiB' } : {}
-    await rest.call('POST', '/1.0/storage-pools', { name: pool, driver: poolDriver, config })
-    await rest.call('PATCH', '/1.0/profiles/default', { devices: { root: { type: 'disk', path: '/', pool } } })
-  } finally {
-    await rest.close()
+async function runTwoAtATime(work: (() => Promise<void>)[]): Promise<void> {
+  const rest = [...work]
+  const takeNext = async () => {
+    for (let next = rest.shift(); next !== undefined; next = rest.shift()) await next()
   }
-  return {
-    kind,
-    lxdSocket,
-    lxdDir: stateDir,
-    pool,
-    hostAddress: place.hostAddress,
-    nodeAddress: place.nodeAddress,
-    httpsAddress,
-    images: {},
-    netns: place.name,
-    enter: ['ip', 'netns', 'exec', place.name],
-    enterAll: ['nsenter', `--target=${place.initPid}`, '--mount', '--net', '--pid', '--cgroup', '--root', '--wd', '--'],
-    place
-  }
-}
-
-async function importMissing(server: LabServer, files: Map<string, ImageFiles>): Promise<void> {
-  const rest = connectRest(server.lxdSocket)
-  try {
-    for (const [name, { metadataPath, rootfsPath }] of files) {
-      if (name in server.images) continue
-      await importImage(rest, name, metadataPath, rootfsPath)
-      server.images[name] = name
-    }
-  } finally {
-    await rest.close()
-  }
+  await Promise.all([takeNext(), takeNext()])
 }
 
 function timeSteps(say: (line: string) => void) {

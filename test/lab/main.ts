@@ -1,15 +1,17 @@
 import { parseArgs } from 'node:util'
-import { defaultCacheDir, downLab, listLabs, upLab } from './lab.ts'
+import { downLab, listLabs, upLab } from './lab.ts'
 
-const usage = `usage: node test/lab/main.ts up [--name NAME] [--images NAME,…] [--incus] [--pool btrfs|dir] [--json]
+const usage = `usage: node test/lab/main.ts up [--name NAME] [--images NAME,…] [--incus] [--no-lxd] [--pool btrfs|dir] [--json]
        node test/lab/main.ts down [--name NAME]
        node test/lab/main.ts list [--json]`
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
+  allowNegative: true,
   options: {
     name: { type: 'string', default: 'default' },
     images: { type: 'string', default: 'debian-12' },
+    lxd: { type: 'boolean', default: true },
     incus: { type: 'boolean', default: false },
     pool: { type: 'string', default: 'btrfs' },
     json: { type: 'boolean', default: false }
@@ -21,13 +23,14 @@ const say = (line: string) => process.stderr.write(`lab: ${line}\n`)
 switch (positionals.join(' ')) {
   case 'up': {
     if (values.pool !== 'btrfs' && values.pool !== 'dir') throw new Error('--pool is btrfs or dir')
-    const cacheDir = process.env['BERTH_LAB_CACHE'] ?? defaultCacheDir
+    const cacheDir = process.env['BERTH_LAB_CACHE']
+    const servers = [...(values.lxd ? ['lxd' as const] : []), ...(values.incus ? ['incus' as const] : [])]
     const lab = await upLab({
       name: values.name,
+      servers,
       images: values.images.split(','),
-      incus: values.incus,
       poolDriver: values.pool,
-      cacheDir,
+      ...(cacheDir !== undefined && { cacheDir }),
       say
     })
     process.stdout.write(values.json ? `${JSON.stringify(lab)}\n` : `${lab.lxdSocket}\n${lab.nodeAddress}\n`)

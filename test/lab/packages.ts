@@ -1,4 +1,4 @@
-import { access, chmod, rm, writeFile } from 'node:fs/promises'
+import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { run, takeLock, tryRun } from './run.ts'
 
 const packages = [
@@ -21,36 +21,47 @@ const packages = [
 
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Installs the Debian packages the lab needs and this machine lacks; gives their names. No service is started by that. */
-export async function installPackages(): Promise<string[]> {
+/** Installs the Debian packages the lab needs and this machine lacks. No service is started by that. */
+export async function installPackages(say: (line: string) => void): Promise<void> {
   await using _lock = await takeLock('/run/lock/berth-lab-packages')
   const missing: string[] = []
   for (const name of packages) {
     const status = await tryRun('dpkg-query', '--show', '--showformat=${db:Status-Status}', name)
     if (status !== 'installed') missing.push(name)
   }
-  if (missing.length === 0) return []
-  await using _policy = await refuseServiceStarts()
-  const install = ['install', '--yes', '--no-install-recommends', ...missing]
-  if ((await tryRun('apt-get', ...install)) === undefined) {
-    await run('apt-get', 'update')
-    await run('apt-get', ...install)
+  if (missing.length > 0) {
+    say(`installing ${missing.join(', ')}`)
+    await using _policy = await refuseServiceStarts()
+    const install = ['install', '--yes', '--no-install-recommends', ...missing]
+    if ((await tryRun('apt-get', ...install)) === undefined) {
+      await run('apt-get', 'update')
+      await run('apt-get', ...install)
+    }
   }
-  return missing
+  await raiseInotifyLimits()
 }
+
+const marker = '# while a test lab installs its packages'
 
 /** policy-rc.d (Debian's invoke-rc.d) says 101, "forbidden", to every package's wish to start its service, LXD's above all. */
 async function refuseServiceStarts(): Promise<AsyncDisposable> {
-  const exists = await access(policyFile).then(
-    () => true,
-    () => false
-  )
-  if (exists) return { async [Symbol.asyncDispose]() {} }
-  await writeFile(policyFile, '#!/bin/sh\nexit 101\n')
+  const present = await readFile(policyFile, 'utf8').catch(() => marker)
+  if (!present.includes(marker)) return { async [Symbol.asyncDispose]() {} }
+  await writeFile(policyFile, `#!/bin/sh\n${marker}\nexit 101\n`)
   await chmod(policyFile, 0o755)
   return {
     async [Symbol.asyncDispose]() {
       await rm(policyFile, { force: true })
     }
+  }
+}
+
+/** What the package's own sysctl file gives at the next boot, given now: with 128 instances about ten containers start. */
+async function raiseInotifyLimits(): Promise<void> {
+  for (const line of (await readFile('/etc/sysctl.d/10-lxd-inotify.conf', 'utf8')).split('\n')) {
+    const [, name, value] = /^(fs\.inotify\.\w+)\s*=\s*(\d+)/.exec(line) ?? []
+    if (name === undefined) continue
+    const path = `/proc/sys/${name.replaceAll('.', '/')}`
+    if (Number(await readFile(path, 'utf8')) < Number(value)) await writeFile(path, value!)
   }
 }

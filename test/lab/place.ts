@@ -23,13 +23,18 @@ export interface OpenPlace extends Place {
   /** Process 1 of the place, as the machine numbers it. */
   initPid: number
   hierarchies: Hierarchy[]
+  /** Put before a command line, runs it in all namespaces of the place. */
+  enter: string[]
 }
 
 const joinThenRun = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 
-/** Makes the namespaces (net, mount, pid, cgroup), the veth pair and the cgroups. `tree`: another root file system for it. */
-export async function openPlace(place: Place, tree = ''): Promise<OpenPlace> {
-  const { name, link, hostAddress, nodeAddress } = place
+/**
+ * Makes the namespaces (net, mount, pid, cgroup), the veth pair and the cgroups. With `tree` the place has that root file system,
+ * to be changed as it likes, and the place's `state` directory is there as `stateInTree`.
+ */
+export async function openPlace(place: Place, tree = '', stateInTree = ''): Promise<OpenPlace> {
+  const { name, link, hostAddress, nodeAddress, directory } = place
   await run('ip', 'netns', 'add', name)
   await run('ip', 'link', 'add', link, 'type', 'veth', 'peer', 'name', 'uplink', 'netns', name)
   await run('ip', 'address', 'add', `${hostAddress}/30`, 'dev', link)
@@ -49,8 +54,15 @@ export async function openPlace(place: Place, tree = ''): Promise<OpenPlace> {
     '--mount-proc',
     '--cgroup'
   ]
-  const init = ['sh', join(import.meta.dirname, 'inside.sh'), tree, ...hierarchies.map(describeHierarchy)]
-  const log = await open(join(place.directory, 'init.log'), 'a')
+  const init = [
+    'sh',
+    join(import.meta.dirname, 'inside.sh'),
+    directory,
+    tree,
+    stateInTree,
+    ...hierarchies.map(describeHierarchy)
+  ]
+  const log = await open(join(directory, 'init.log'), 'a')
   const outer = spawn(
     'sh',
     ['-c', joinThenRun, 'sh', ...hierarchies.map(hierarchy => hierarchy.directory), '--'].concat([
@@ -68,7 +80,7 @@ export async function openPlace(place: Place, tree = ''): Promise<OpenPlace> {
   ])
   await log.close()
   if (!ready)
-    throw new Error(`the namespaces could not be set up:\n${await readFile(join(place.directory, 'init.log'), 'utf8')}`)
+    throw new Error(`the namespaces could not be set up:\n${await readFile(join(directory, 'init.log'), 'utf8')}`)
   outer.stdout!.destroy()
   outer.unref()
   for (const { type, directory } of hierarchies) {
@@ -76,7 +88,9 @@ export async function openPlace(place: Place, tree = ''): Promise<OpenPlace> {
     if (type === 'cgroup2') await writeFile(join(directory, 'init.scope/cgroup.procs'), String(outer.pid))
   }
   const children = await readFile(`/proc/${outer.pid}/task/${outer.pid}/children`, 'utf8')
-  return { ...place, hierarchies, initPid: Number(children.trim()) }
+  const initPid = Number(children.trim())
+  const enter = ['nsenter', `--target=${initPid}`, '--mount', '--net', '--pid', '--cgroup', '--root', '--wd', '--']
+  return { ...place, hierarchies, initPid, enter }
 }
 
 function describeHierarchy({ type, options, mountPoint }: Hierarchy): string {
@@ -93,18 +107,7 @@ export async function startDaemon(
     type === 'cgroup2' ? join(directory, 'init.scope') : directory
   )
   const log = await open(join(place.directory, 'daemon.log'), 'a')
-  const inside = [
-    'nsenter',
-    `--target=${place.initPid}`,
-    '--mount',
-    '--net',
-    '--pid',
-    '--cgroup',
-    '--root',
-    '--wd',
-    '--'
-  ]
-  const daemon = spawn('sh', ['-c', joinThenRun, 'sh', ...directories, '--', ...inside, ...command], {
+  const daemon = spawn('sh', ['-c', joinThenRun, 'sh', ...directories, '--', ...place.enter, ...command], {
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
     env: { ...toolEnvironment, ...environment },
