@@ -109,7 +109,7 @@ export function createApp(config: Config, log: Log): App {
         run: createRunCommand({ commands, audit, log }),
         log
       })
-      void containers.resume()
+      void containers.resume(id => users.byId(id))
     },
     async close() {
       await server?.close()

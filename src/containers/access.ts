@@ -1,0 +1,55 @@
+import type { NodeConfig } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import { deleteInstance, findInstance, updateInstance, type Instance } from '../lxd/instances.ts'
+import type { Report } from '../operations/operations.ts'
+import { chooseForwarding, planDevices } from './instance-plan.ts'
+import type { NodeFacts } from './node-setup.ts'
+import type { Parts } from './parts.ts'
+import { stopContainer } from './stop.ts'
+import { blame, tellAdmin } from './translate.ts'
+
+/** Closes the fixed port of a member's container, running or not. */
+export async function closeFixedPort(parts: Parts, user: User, node: NodeConfig): Promise<void> {
+  const lxd = parts.lxdFor(node)
+  const instance = await findInstance(lxd, user.name).catch(blame(node, 'internal', tellAdmin(node)))
+  if (!instance?.devices['ssh']) return
+  const { ssh: _ssh, ...devices } = instance.devices
+  await setDevices(lxd, user, instance, devices).catch(blame(node, 'stop-failed', tellAdmin(node)))
+}
+
+/** Opens it again, where the container was left running; a stopped one gets it at its next start. */
+export async function openFixedPort(parts: Parts, user: User, node: NodeConfig, facts: NodeFacts): Promise<void> {
+  const lxd = parts.lxdFor(node)
+  const record = parts.records.need(user, node.name)
+  const instance = await findInstance(lxd, user.name).catch(blame(node, 'internal', tellAdmin(node)))
+  if (!instance || instance.devices['ssh']) return
+  const planned = planDevices(node, user, record.ipv4, chooseForwarding(node, facts.server))
+  const devices = { ...instance.devices, ...(planned['ssh'] && { ssh: planned['ssh'] }) }
+  await setDevices(lxd, user, instance, devices).catch(blame(node, 'start-failed', tellAdmin(node)))
+}
+
+/** Deletes the container and all that is in it, then forgets it. */
+export async function removeContainer(parts: Parts, user: User, node: NodeConfig, report: Report): Promise<void> {
+  await stopContainer(parts, user, node, 0, report)
+  report('deleting')
+  const lxd = parts.lxdFor(node)
+  const failed = blame(node, 'stop-failed', tellAdmin(node))
+  if (await findInstance(lxd, user.name).catch(failed)) await deleteInstance(lxd, user.name).catch(failed)
+  parts.records.forget(user, node.name)
+}
+
+async function setDevices(
+  lxd: LxdClient,
+  user: User,
+  instance: Instance & { etag: string },
+  devices: Instance['devices']
+): Promise<void> {
+  const { architecture, config, ephemeral, description, profiles } = instance
+  await updateInstance(
+    lxd,
+    user.name,
+    { architecture, config, ephemeral, description, profiles, devices },
+    instance.etag
+  )
+}

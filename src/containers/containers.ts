@@ -1,0 +1,267 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Config, NodeConfig } from '../config.ts'
+import type { Database } from '../db/open.ts'
+import type { Keys } from '../directory/keys.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import type { Operations, Report } from '../operations/operations.ts'
+import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
+import type { ContainerStatus } from './container-status.ts'
+import { chooseTemplate, ensureInstance } from './create.ts'
+import { Health } from './health.ts'
+import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
+import { KeyPushes, type KeyPush } from './key-pushes.ts'
+import { NodeSetup, type NodeFacts } from './node-setup.ts'
+import type { Parts, ProbeHostKey } from './parts.ts'
+import { ContainerRecords } from './records.ts'
+import { findInterrupted } from './resume.ts'
+import { openShell, type ShellRequest } from './shell.ts'
+import { startContainer } from './start.ts'
+import { readStatus } from './status.ts'
+import { stopContainer, type StopOutcome } from './stop.ts'
+
+export type { KeyPush } from './key-pushes.ts'
+
+export interface ContainersParts {
+  readonly config: Config
+  readonly database: Database
+  readonly keys: Keys
+  readonly operations: Operations
+  readonly probeHostKey: ProbeHostKey
+  readonly generateHostKey: GenerateHostKey
+  readonly log: Log
+  lxdFor(node: NodeConfig): LxdClient
+}
+
+export const DEFAULT_STOP_TIMEOUT_MS = 30_000
+/** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
+const BUSY_PATIENCE_MS = 120_000
+const BUSY_PAUSE_MS = 250
+const silent: Report = () => {}
+
+/** What became of a member's container on one node; `fault` when nothing did. */
+export interface NodeOutcome {
+  readonly node: string
+  readonly outcome: string
+  readonly fault?: string
+}
+
+/** Every member's container on every node. What changes one is an operation: one at a time, whoever asks. */
+export class Containers {
+  readonly #parts: Parts
+  readonly #operations: Operations
+  readonly #health = new Health()
+  readonly #pushes: KeyPushes
+
+  constructor({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log }: ContainersParts) {
+    this.#operations = operations
+    this.#parts = {
+      config,
+      keys,
+      records: new ContainerRecords(database),
+      hostKeys: new HostKeys(database, generateHostKey),
+      nodeSetup: new NodeSetup(lxdFor, log),
+      probeHostKey,
+      log,
+      lxdFor
+    }
+    this.#pushes = new KeyPushes(this.#parts)
+  }
+
+  /** Makes the member's container, or finishes a half-made one, and starts it. */
+  register(
+    user: User,
+    node: NodeConfig,
+    template: string | undefined,
+    report: Report = silent
+  ): Promise<{ created: boolean }> {
+    return this.#change(user, node, 'register', report, async tell => {
+      const known = this.#parts.records.find(user, node.name)
+      const chosen = chooseTemplate(this.#parts.config.templates, template ?? known?.template)
+      tell('checking the node')
+      const facts = await this.#parts.nodeSetup.ensure(node)
+      const created = await ensureInstance(this.#parts, user, node, chosen, facts, tell)
+      await startContainer(this.#parts, user, node, facts, tell)
+      return { created }
+    })
+  }
+
+  start(user: User, node: NodeConfig, report: Report = silent): Promise<{ already: boolean }> {
+    return this.#change(user, node, 'start', report, async tell => ({ already: await this.#start(user, node, tell) }))
+  }
+
+  stop(
+    user: User,
+    node: NodeConfig,
+    { timeoutMs = DEFAULT_STOP_TIMEOUT_MS }: { timeoutMs?: number } = {},
+    report: Report = silent
+  ): Promise<StopOutcome> {
+    return this.#change(user, node, 'stop', report, tell => stopContainer(this.#parts, user, node, timeoutMs, tell))
+  }
+
+  restart(
+    user: User,
+    node: NodeConfig,
+    { timeoutMs = DEFAULT_STOP_TIMEOUT_MS }: { timeoutMs?: number } = {},
+    report: Report = silent
+  ): Promise<void> {
+    return this.#change(user, node, 'restart', report, async tell => {
+      await stopContainer(this.#parts, user, node, timeoutMs, tell)
+      await this.#start(user, node, tell)
+    })
+  }
+
+  status(user: User, node: NodeConfig): Promise<ContainerStatus> {
+    return readStatus(this.#parts, this.#health, user, node, this.#operations.running(user, node.name))
+  }
+
+  /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
+  async pushKeys(user: User): Promise<KeyPush[]> {
+    const pushed = await Promise.all(this.#nodes().map(node => this.#pushes.push(user, node)))
+    for (const node of this.#nodes()) this.#health.forget(node, user)
+    return pushed
+  }
+
+  openShell(user: User, node: NodeConfig, request: ShellRequest): Promise<number> {
+    this.#health.forget(node, user)
+    return openShell(this.#parts, user, node, request)
+  }
+
+  /** The public host keys of the member's container, made when there are none yet: known_hosts may be printed before `register`. */
+  hostKeys(user: User, node: NodeConfig): Pick<HostKey, 'type' | 'publicKey'>[] {
+    return this.#parts.hostKeys.of(user, node.name).map(({ type, publicKey }) => ({ type, publicKey }))
+  }
+
+  /** The names of the nodes where the member has a container. */
+  nodesOf(user: User): string[] {
+    return this.#parts.records.listFor(user).map(({ node }) => node)
+  }
+
+  ensureNode(node: NodeConfig): Promise<NodeFacts> {
+    return this.#parts.nodeSetup.ensure(node)
+  }
+
+  /** Closes the fixed port of a disabled member's containers, empties their lists of keys, and stops them unless they are to go on. */
+  async disable(
+    user: User,
+    { keepRunning = false }: { keepRunning?: boolean } = {},
+    report: Report = silent
+  ): Promise<NodeOutcome[]> {
+    const disabled: User = { ...user, state: 'disabled' }
+    return this.#everywhere(disabled, 'disable', report, async (node, tell) => {
+      await closeFixedPort(this.#parts, disabled, node)
+      if (!keepRunning) await stopContainer(this.#parts, disabled, node, DEFAULT_STOP_TIMEOUT_MS, tell)
+      const { outcome } = await this.#pushes.push(disabled, node)
+      return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
+    })
+  }
+
+  /** Gives keys and fixed port back to what was left running; the member starts the rest. */
+  async enable(user: User, report: Report = silent): Promise<NodeOutcome[]> {
+    const enabled: User = { ...user, state: 'enabled' }
+    return this.#everywhere(enabled, 'enable', report, async node => {
+      await openFixedPort(this.#parts, enabled, node, await this.#parts.nodeSetup.ensure(node))
+      const { outcome } = await this.#pushes.push(enabled, node)
+      return outcome === 'at-next-start' ? 'stopped' : 'open again'
+    })
+  }
+
+  /** Deletes the member's containers for good. @throws UserError when one could not be; calling again goes on with the rest */
+  async remove(user: User, report: Report = silent): Promise<NodeOutcome[]> {
+    const outcomes = await this.#everywhere(user, 'remove', report, async (node, tell) => {
+      await removeContainer(this.#parts, user, node, tell)
+      return 'deleted'
+    })
+    const failed = outcomes.filter(({ fault }) => fault !== undefined)
+    if (failed.length === 0) return outcomes
+    throw new UserError('stop-failed', failed.map(({ node, fault }) => `${node}: ${fault}`).join('; '), {
+      hint: `When the fault is mended, type again: berth user remove ${user.name}`
+    })
+  }
+
+  /** At start of `serve`: puts every node right, and starts what ran before the node was rebooted where LXD did not. */
+  async resume(users: (id: number) => User | undefined): Promise<void> {
+    await Promise.all(
+      this.#nodes().map(async node => {
+        try {
+          await this.#parts.nodeSetup.ensure(node)
+          for (const { userId } of await findInterrupted(this.#parts, node)) {
+            const user = users(userId)
+            if (user?.state === 'enabled') await this.start(user, node)
+          }
+        } catch (error) {
+          this.#parts.log.warn({ node: node.name, error }, 'the node could not be put right')
+        }
+      })
+    )
+  }
+
+  #nodes(): NodeConfig[] {
+    return [...this.#parts.config.nodes.values()]
+  }
+
+  async #start(user: User, node: NodeConfig, report: Report): Promise<boolean> {
+    this.#parts.records.need(user, node.name)
+    report('checking the node')
+    const facts = await this.#parts.nodeSetup.ensure(node)
+    return startContainer(this.#parts, user, node, facts, report)
+  }
+
+  /** One change of one container at a time. */
+  async #change<T>(
+    user: User,
+    node: NodeConfig,
+    kind: string,
+    report: Report,
+    action: (report: Report) => Promise<T>
+  ): Promise<T> {
+    try {
+      return await this.#operations.run(user, node.name, kind, report, action)
+    } finally {
+      this.#health.forget(node, user)
+    }
+  }
+
+  /** The same change of all containers of a member, each after what runs there now; one that fails does not keep the others. */
+  #everywhere(
+    user: User,
+    kind: string,
+    report: Report,
+    action: (node: NodeConfig, report: Report) => Promise<string>
+  ): Promise<NodeOutcome[]> {
+    const nodes = this.#nodes().filter(node => this.#parts.records.find(user, node.name))
+    return Promise.all(
+      nodes.map(async node => {
+        try {
+          const tell: Report = (step, fraction) => report(`${node.name}: ${step}`, fraction)
+          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told))
+          return { node: node.name, outcome }
+        } catch (error) {
+          if (!(error instanceof UserError)) throw error
+          return { node: node.name, outcome: 'not changed', fault: error.message }
+        }
+      })
+    )
+  }
+
+  async #changeWhenFree<T>(
+    user: User,
+    node: NodeConfig,
+    kind: string,
+    report: Report,
+    action: (report: Report) => Promise<T>
+  ): Promise<T> {
+    const deadlineMs = performance.now() + BUSY_PATIENCE_MS
+    for (;;) {
+      try {
+        return await this.#change(user, node, kind, report, action)
+      } catch (error) {
+        const isBusy = error instanceof UserError && error.reason === 'busy'
+        if (!isBusy || performance.now() > deadlineMs) throw error
+        await sleep(BUSY_PAUSE_MS)
+      }
+    }
+  }
+}

@@ -1,0 +1,86 @@
+import type { NodeConfig, Template } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import type { Report } from '../operations/operations.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import { pullFile } from '../lxd/files.ts'
+import { findImage } from '../lxd/images.ts'
+import { createInstance, deleteInstance, findInstance } from '../lxd/instances.ts'
+import { chooseForwarding, planDevices } from './instance-plan.ts'
+import type { NodeFacts } from './node-setup.ts'
+import type { Parts } from './parts.ts'
+import { PROFILE } from './profile.ts'
+import { blame, tellAdmin } from './translate.ts'
+
+/** @throws UserError `unknown-template` */
+export function chooseTemplate(templates: readonly Template[], name: string | undefined): Template {
+  const found = name === undefined ? templates[0] : templates.find(template => template.name === name)
+  if (found) return found
+  throw new UserError('unknown-template', `Nothing is called ${JSON.stringify(name)}.`, {
+    hint: `There are: ${templates.map(template => template.name).join(', ')}`
+  })
+}
+
+/**
+ * Makes what is missing of a member's container: first the record with its address, then the instance, not started. Ended at any
+ * point, the next call goes on from there.
+ * @returns whether the instance was made by this call
+ * @throws UserError `image-missing`, `addresses-exhausted`, `cannot-create`, `bad-user-name`, `node-unavailable`
+ */
+export async function ensureInstance(
+  parts: Parts,
+  user: User,
+  node: NodeConfig,
+  template: Template,
+  facts: NodeFacts,
+  report: Report
+): Promise<boolean> {
+  const { records } = parts
+  const lxd = parts.lxdFor(node)
+  const refused = blame(node, 'cannot-create', tellAdmin(node))
+  const existing = await findInstance(lxd, user.name).catch(refused)
+  if (existing) {
+    records.claim(user, node.name, template.name, facts.bridge)
+    return false
+  }
+  const image = await findImage(lxd, template.image).catch(refused)
+  if (!image) {
+    throw new UserError('image-missing', `${template.name} wants the image ${template.image} on ${node.name}.`, {
+      hint: `Your admin makes it with: berth template build ${template.name}`
+    })
+  }
+  const { ipv4 } = records.claim(user, node.name, template.name, facts.bridge)
+  records.reset(user, node.name, template.name)
+  report('creating')
+  await createInstance(
+    lxd,
+    {
+      name: user.name,
+      description: `berth: ${user.name}`,
+      source: { type: 'image', fingerprint: image.fingerprint },
+      profiles: [PROFILE],
+      devices: planDevices(node, user, ipv4, chooseForwarding(node, facts.server))
+    },
+    { onProgress: report }
+  ).catch(refused)
+  await refuseTakenName(parts, lxd, user, node).catch(refused)
+  return true
+}
+
+/** A user of the image's own with the member's name, other than the one with uid 1000, cannot become the member's. */
+async function refuseTakenName({ records }: Parts, lxd: LxdClient, user: User, node: NodeConfig): Promise<void> {
+  const files = await Promise.all(['/etc/passwd', '/etc/group'].map(path => pullFile(lxd, user.name, path)))
+  const taken = files
+    .flatMap(file => file?.content.toString().split('\n') ?? [])
+    .map(line => line.split(':'))
+    .some(([name, , id]) => name === user.name && id !== '1000')
+  if (!taken) return
+  await deleteInstance(lxd, user.name)
+  records.forget(user, node.name)
+  throw nameTaken(user)
+}
+
+export const nameTaken = (user: User): UserError =>
+  new UserError('bad-user-name', `The image has a system user or group ${user.name} of its own.`, {
+    hint: 'Your admin can make you a user with another name.'
+  })

@@ -1,0 +1,195 @@
+import { lookup } from 'node:dns/promises'
+import { isDeepStrictEqual } from 'node:util'
+import { z } from 'zod'
+import type { NodeConfig } from '../config.ts'
+import { UserError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { listOf } from '../lxd/answer.ts'
+import { apiPath } from '../lxd/api-path.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import type { Collection } from '../lxd/collection.ts'
+import { LxdError } from '../lxd/lxd-error.ts'
+import { networkAcls } from '../lxd/network-acls.ts'
+import { networks } from '../lxd/networks.ts'
+import { profiles } from '../lxd/profiles.ts'
+import { projects } from '../lxd/projects.ts'
+import { getResources, type GpuCard } from '../lxd/resources.ts'
+import { getServer, type ServerInfo } from '../lxd/server.ts'
+import { missingGpus, planProfile, PROFILE } from './profile.ts'
+import { blame, tellAdmin } from './translate.ts'
+import { planWalls } from './walls.ts'
+
+/** A node as berth found it after putting its part right. */
+export interface NodeFacts {
+  readonly server: ServerInfo
+  /** The bridge's own address and network, such as 10.20.30.1/24. */
+  readonly bridge: string
+  readonly cards: readonly GpuCard[]
+}
+
+interface Hardware {
+  readonly readAtMs: number
+  readonly cards: readonly GpuCard[]
+  readonly addresses: readonly string[]
+}
+
+/** GPUs and the host's own addresses are asked for anew after this time; the rest at every check. */
+const HARDWARE_AGE_MS = 60_000
+/** An LXD that takes connections and does not answer counts as absent: the member must know within 5 s. */
+const ANSWER_TIMEOUT_MS = 4000
+
+/** Project, bridge, its ACL and the profile: made by berth, and put back when somebody changed them. */
+export class NodeSetup {
+  readonly #lxdFor: (node: NodeConfig) => LxdClient
+  readonly #log: Log
+  readonly #hardware = new Map<string, Hardware>()
+  readonly #underWay = new Map<string, Promise<NodeFacts>>()
+
+  constructor(lxdFor: (node: NodeConfig) => LxdClient, log: Log) {
+    this.#lxdFor = lxdFor
+    this.#log = log
+  }
+
+  /**
+   * Compares the node with berth.yaml and makes or repairs what differs: some ten reads of a few milliseconds when nothing does.
+   * Those who ask at the same time share one check.
+   * @throws UserError `node-unavailable` within 5 s; `cannot-create` when LXD refuses a repair
+   */
+  ensure(node: NodeConfig): Promise<NodeFacts> {
+    const current = this.#underWay.get(node.name)
+    if (current) return current
+    const check = this.#ensure(node)
+      .catch(blame(node, 'cannot-create', tellAdmin(node)))
+      .finally(() => this.#underWay.delete(node.name))
+    this.#underWay.set(node.name, check)
+    return check
+  }
+
+  async #ensure(node: NodeConfig): Promise<NodeFacts> {
+    const lxd = this.#lxdFor(node)
+    // Bridges and their ACLs belong to the default project, whatever project uses them (features.networks).
+    const shared = lxd.inProject('default')
+    const [server, hardware] = await Promise.all([
+      getServer(lxd, { timeoutMs: ANSWER_TIMEOUT_MS }),
+      this.#readHardware(node, shared)
+    ])
+    // Only made: LXD refuses to change the features of a project in use.
+    if ((await projects.find(lxd, node.project)) === undefined) await projects.create(lxd, planProject(node))
+    const bridge = await this.#ensureNetwork(node, shared, hardware)
+    await this.#ensureThing(node, lxd, profiles, PROFILE, planProfile(node, hardware.cards))
+    return { server, bridge, cards: hardware.cards }
+  }
+
+  /** What was wrong with the node when it was last looked at and does not keep containers from running. */
+  faults(node: NodeConfig): string[] {
+    const cards = this.#hardware.get(node.name)?.cards
+    if (!cards) return []
+    return missingGpus(node, cards).map(gpu =>
+      gpu === 'all' ? `${node.name} has no GPU.` : `The GPU ${gpu} is not in ${node.name}.`
+    )
+  }
+
+  /** The ACL first, so that the bridge never stands without its walls. */
+  async #ensureNetwork(node: NodeConfig, lxd: LxdClient, hardware: Hardware): Promise<string> {
+    const acl = `berth-${node.network}`
+    const config = {
+      'dns.mode': 'none',
+      'ipv4.nat': 'true',
+      'ipv6.address': 'none',
+      'security.acls': acl,
+      'security.acls.default.egress.action': 'reject',
+      'security.acls.default.ingress.action': 'reject'
+    }
+    const existing = await networks.find(lxd, node.network)
+    const closed = { description: 'Made by berth', egress: [], ingress: [], config: {} }
+    if (!existing) {
+      if ((await networkAcls.find(lxd, acl)) === undefined) await networkAcls.create(lxd, { name: acl, ...closed })
+      this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
+      await networks.create(lxd, { name: node.network, type: 'bridge', description: 'Made by berth', config })
+    }
+    const network = existing ?? (await networks.find(lxd, node.network))
+    const bridge = network?.config['ipv4.address'] ?? 'none'
+    if (!bridge.includes('/')) {
+      throw new UserError('cannot-create', `The bridge ${node.network} on ${node.name} has no IPv4 network.`, {
+        hint: `Give it one: lxc network set ${node.network} ipv4.address auto`
+      })
+    }
+    const rules = planWalls({
+      bridge,
+      hostAddresses: [...hardware.addresses, ...(await resolve(node.address)), node.listenAddress],
+      manageAddresses: await resolve(node.manageAddress),
+      managePort: node.managePort,
+      deny: node.deny
+    })
+    await this.#ensureThing(node, lxd, networkAcls, acl, { ...closed, ...rules })
+    if (existing) {
+      const { description } = existing
+      await this.#ensureThing(node, lxd, networks, node.network, {
+        description,
+        config: { ...existing.config, ...config }
+      })
+    }
+    return bridge
+  }
+
+  /** Makes the thing, or puts it right where it differs from what it should be. */
+  async #ensureThing<Put extends object, Thing extends object>(
+    node: NodeConfig,
+    lxd: LxdClient,
+    collection: Collection<Thing, Put>,
+    name: string,
+    wanted: Put
+  ): Promise<void> {
+    const found = await collection.find(lxd, name)
+    if (!found) {
+      this.#log.info({ node: node.name, name }, 'making what is missing on the node')
+      await collection.create(lxd, { name, ...wanted })
+      return
+    }
+    const differing = Object.entries(wanted).filter(
+      ([key, value]) => !isDeepStrictEqual(found[key as keyof Thing], value)
+    )
+    if (differing.length === 0) return
+    this.#log.warn(
+      { node: node.name, name, differing: differing.map(([key]) => key) },
+      'putting right what was changed'
+    )
+    await collection.update(lxd, name, wanted, found.etag).catch((error: unknown) => {
+      // Somebody changed it since it was read: the next check sees their change.
+      if (!(error instanceof LxdError && error.status === 412)) throw error
+    })
+  }
+
+  async #readHardware(node: NodeConfig, lxd: LxdClient): Promise<Hardware> {
+    const known = this.#hardware.get(node.name)
+    if (known && Date.now() - known.readAtMs < HARDWARE_AGE_MS) return known
+    const [{ gpus }, addresses] = await Promise.all([getResources(lxd), readHostAddresses(lxd)])
+    const hardware = { readAtMs: Date.now(), cards: gpus, addresses }
+    this.#hardware.set(node.name, hardware)
+    return hardware
+  }
+}
+
+const planProject = (node: NodeConfig) => ({
+  name: node.project,
+  description: 'Made by berth',
+  config: { 'features.images': 'false', 'features.profiles': 'true', 'features.storage.volumes': 'true' }
+})
+
+const networkNames = listOf(z.looseObject({ name: z.string() }))
+const networkState = z.looseObject({ addresses: listOf(z.looseObject({ address: z.string() })) })
+
+/** Every address of every interface of the node (GET /1.0/networks, /1.0/networks/NAME/state), LXD's or not. */
+export async function readHostAddresses(lxd: LxdClient): Promise<string[]> {
+  const options = { timeoutMs: ANSWER_TIMEOUT_MS, query: { target: lxd.target } }
+  const found = await lxd.get(apiPath`/1.0/networks`, networkNames, { ...options, query: { recursion: 1 } })
+  const states = await Promise.all(
+    found.map(({ name }) => lxd.find(apiPath`/1.0/networks/${name}/state`, networkState, options))
+  )
+  return states.flatMap(state => state?.addresses.map(({ address }) => address) ?? []).sort()
+}
+
+async function resolve(host: string): Promise<string[]> {
+  const found = await lookup(host, { all: true }).catch(() => [])
+  return found.map(({ address }) => address).sort()
+}

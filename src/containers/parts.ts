@@ -1,0 +1,26 @@
+import type { Config, NodeConfig } from '../config.ts'
+import type { Keys } from '../directory/keys.ts'
+import type { Log } from '../log.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import type { HostKeys } from './host-keys.ts'
+import type { NodeSetup } from './node-setup.ts'
+import type { ContainerRecords } from './records.ts'
+
+/** Asks an SSH server for its host key; throws with what happened instead. */
+export type ProbeHostKey = (
+  host: string,
+  port: number,
+  options: { timeoutMs: number; signal?: AbortSignal }
+) => Promise<{ type: string; publicKey: string }>
+
+/** What the steps of a container's life work with. */
+export interface Parts {
+  readonly config: Config
+  readonly keys: Keys
+  readonly records: ContainerRecords
+  readonly hostKeys: HostKeys
+  readonly nodeSetup: NodeSetup
+  readonly probeHostKey: ProbeHostKey
+  readonly log: Log
+  lxdFor(node: NodeConfig): LxdClient
+}

@@ -1,0 +1,94 @@
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { NodeConfig } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import { getInstanceState, STATUS } from '../lxd/instances.ts'
+import type { HostKey } from './host-keys.ts'
+import type { ProbeHostKey } from './parts.ts'
+
+/** A container whose sshd has not answered by then will not without help. */
+const PATIENCE_MS = 30_000
+/** Short: a connection begun before the container has its address hangs until TCP tries again, a second later. */
+const CONNECT_TIMEOUT_MS = 150
+const PAUSE_MS = 30
+const LOOK_EVERY_MS = 2000
+
+/** Where the fixed port is reached from the berth machine. */
+export function fixedPortHost(node: NodeConfig): string {
+  return /^(0\.0\.0\.0|::)$/.test(node.listenAddress) ? node.address : node.listenAddress
+}
+
+/**
+ * Waits until the container's sshd shows one of its host keys through the fixed port.
+ * @throws UserError `start-failed` when the container stopped again; `unreachable` naming the step that fails
+ */
+export async function waitForSshd(
+  lxd: LxdClient,
+  node: NodeConfig,
+  user: User,
+  hostKeys: readonly HostKey[],
+  probeHostKey: ProbeHostKey,
+  patienceMs: number = PATIENCE_MS
+): Promise<void> {
+  const host = fixedPortHost(node)
+  const deadlineMs = performance.now() + patienceMs
+  let lookMs = performance.now() + LOOK_EVERY_MS
+  for (;;) {
+    const found = (await accepts(host, user.fixedPort))
+      ? await probeHostKey(host, user.fixedPort, { timeoutMs: 5000 }).catch(() => undefined)
+      : undefined
+    if (found && hostKeys.some(key => key.publicKey === found.publicKey)) return
+    const nowMs = performance.now()
+    if (nowMs > lookMs) {
+      lookMs = nowMs + LOOK_EVERY_MS
+      const { status_code } = await getInstanceState(lxd, user.name)
+      if (status_code !== STATUS.running) throw stoppedAgain(node)
+    }
+    if (nowMs > deadlineMs) throw await explain(lxd, node, user, found?.publicKey)
+    await sleep(PAUSE_MS)
+  }
+}
+
+/** Does somebody take TCP connections there? */
+export async function accepts(host: string, port: number, timeoutMs: number = CONNECT_TIMEOUT_MS): Promise<boolean> {
+  const socket = connect({ host, port })
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(timeoutMs) })
+    return true
+  } catch {
+    return false
+  } finally {
+    socket.on('error', () => {})
+    socket.destroy()
+  }
+}
+
+async function explain(lxd: LxdClient, node: NodeConfig, user: User, otherKey: string | undefined): Promise<UserError> {
+  const where = `${node.address} port ${user.fixedPort}`
+  const lookInside = `Look inside with: ssh -t ${node.name}-manage shell`
+  if (otherKey !== undefined) {
+    return new UserError(
+      'unreachable',
+      `At ${where} an SSH server answers with another host key than the container's.`,
+      {
+        hint: `If you changed the host keys yourself, \`ssh ${node.name}-manage restart\` puts them back; else something else listens there: tell your admin.`
+      }
+    )
+  }
+  const { status_code, network } = await getInstanceState(lxd, user.name)
+  if (status_code !== STATUS.running) return stoppedAgain(node)
+  const addresses = network['eth0']?.addresses.filter(({ family }) => family === 'inet') ?? []
+  const details =
+    addresses.length === 0
+      ? 'It has no network address: its network is not set up inside.'
+      : `No SSH server answers at ${where}: the container's sshd does not run, or is not let through.`
+  return new UserError('unreachable', details, { hint: lookInside })
+}
+
+const stoppedAgain = (node: NodeConfig): UserError =>
+  new UserError('start-failed', 'It ended again by itself right after it was started.', {
+    hint: `Try again with: ssh ${node.name}-manage start. If it stays so, tell your admin.`
+  })

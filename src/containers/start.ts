@@ -1,0 +1,137 @@
+import { isDeepStrictEqual } from 'node:util'
+import type { NodeConfig } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import type { LxdClient } from '../lxd/client.ts'
+import { statFile } from '../lxd/files.ts'
+import { findInstance, setInstanceState, STATUS, updateInstance, type Instance } from '../lxd/instances.ts'
+import { LxdError } from '../lxd/lxd-error.ts'
+import type { Report } from '../operations/operations.ts'
+import { authorizedKeys, KEYS_DIRECTORY, pushAuthorizedKeys } from './authorized-keys.ts'
+import { hostKeyFiles } from './host-keys.ts'
+import { chooseForwarding, forwardingOf, planDevices } from './instance-plan.ts'
+import type { NodeFacts } from './node-setup.ts'
+import type { Parts } from './parts.ts'
+import { placeDirectory, placeFiles, type PlacedFile } from './place-files.ts'
+import { PROFILE } from './profile.ts'
+import { provision } from './provision.ts'
+import { accepts, fixedPortHost, waitForSshd } from './reachability.ts'
+import { readTemplate } from './templates.ts'
+import { blame, isNodeSilent, tellAdmin } from './translate.ts'
+
+const PLACE_TIMEOUT_MS = 5000
+const START_TIMEOUT_MS = 120_000
+
+/**
+ * Brings the member's container to where its owner can log in: pinned address and devices, host keys and keys while it is
+ * stopped, LXD's start, the first set-up, and an answer of its own sshd through the fixed port.
+ * @returns whether there was nothing to do
+ * @throws UserError `not-registered`, `start-failed`, `port-taken`, `provisioning-failed`, `unreachable`, `node-unavailable`, …
+ */
+export async function startContainer(
+  parts: Parts,
+  user: User,
+  node: NodeConfig,
+  facts: NodeFacts,
+  report: Report
+): Promise<boolean> {
+  const { records } = parts
+  const lxd = parts.lxdFor(node)
+  const startFailed = blame(node, 'start-failed', tellAdmin(node))
+  const instance = await findInstance(lxd, user.name).catch(startFailed)
+  if (!instance) {
+    throw new UserError('not-registered', `The container of ${user.name} is gone from ${node.name}.`, {
+      hint: `Make a new one with: ssh register@${node.name}-manage ${user.name}`
+    })
+  }
+  const before = records.need(user, node.name)
+  const { ipv4 } = records.claim(user, node.name, before.template, facts.bridge)
+  const forwarding = chooseForwarding(node, facts.server)
+  const isRunning = instance.status_code === STATUS.running
+  const isSetUp = before.provisionedAtMs !== undefined && (isRunning || forwardingOf(instance.devices) === forwarding)
+  if (isRunning && isSetUp) return true
+  const hostKeys = parts.hostKeys.of(user, node.name)
+  let placed: string | undefined
+  if (!isRunning) {
+    report('preparing')
+    await putInstanceRight(lxd, user, instance, planDevices(node, user, ipv4, forwarding)).catch(startFailed)
+    placed = await placeWhileStopped(parts, lxd, node, user, hostKeyFiles(hostKeys))
+    records.setShouldRun(user, node.name, true)
+    report('starting')
+    await setInstanceState(lxd, user.name, 'start', { timeoutMs: START_TIMEOUT_MS }).catch((error: unknown) =>
+      explainStart(error, node, user)
+    )
+  }
+  if (!isSetUp) {
+    await provision(lxd, user, node, forwarding, report)
+    records.setProvisioned(user, node.name)
+  }
+  // A key added or removed while the container started met neither a stopped nor a running one.
+  const { content } = authorizedKeys(user, parts.keys)
+  if (placed !== undefined && placed !== content) {
+    records.setKeysFault(user, node.name, await pushAuthorizedKeys(lxd, user, content).catch(startFailed))
+  }
+  report('waiting for its SSH server')
+  await waitForSshd(lxd, node, user, hostKeys, parts.probeHostKey).catch(startFailed)
+  return false
+}
+
+/** The instance's own devices and profile as they must be; what else it has of its own stays. */
+async function putInstanceRight(
+  lxd: LxdClient,
+  user: User,
+  instance: Instance & { etag: string },
+  planned: Instance['devices']
+): Promise<void> {
+  const { ssh: _ssh, ...others } = instance.devices
+  const devices = { ...others, ...planned }
+  const profiles = [PROFILE]
+  if (isDeepStrictEqual(devices, instance.devices) && isDeepStrictEqual(profiles, instance.profiles)) return
+  const { architecture, config, ephemeral, description } = instance
+  await updateInstance(
+    lxd,
+    user.name,
+    { architecture, config, ephemeral, description, profiles, devices },
+    instance.etag
+  )
+}
+
+/** @returns the list of keys that is now in the container; undefined when something stood in the way, which `status` then shows */
+async function placeWhileStopped(
+  { keys, records }: Parts,
+  lxd: LxdClient,
+  node: NodeConfig,
+  user: User,
+  hostKeyFiles: readonly PlacedFile[]
+): Promise<string | undefined> {
+  const options = { signal: AbortSignal.timeout(PLACE_TIMEOUT_MS) }
+  const list = authorizedKeys(user, keys)
+  const files = [...hostKeyFiles, list]
+  try {
+    await placeDirectory(lxd, user.name, KEYS_DIRECTORY, options)
+    if ((await statFile(lxd, user.name, '/etc/cloud/cloud.cfg.d', options))?.type === 'directory') {
+      const content = readTemplate('cloud-init.cfg').replace('USER', user.name)
+      files.push({ path: '/etc/cloud/cloud.cfg.d/99-berth.cfg', content, mode: 0o644 })
+    }
+    await placeFiles(lxd, user.name, files, options)
+    records.setKeysFault(user, node.name, undefined)
+    return list.content
+  } catch (error) {
+    if (isNodeSilent(error) && error.fault !== 'timed-out') throw error
+    if (!(error instanceof LxdError) && !options.signal.aborted) throw error
+    records.setKeysFault(user, node.name, 'something in the container stands where berth writes below /etc')
+    return undefined
+  }
+}
+
+async function explainStart(error: unknown, node: NodeConfig, user: User): Promise<never> {
+  const isTaken =
+    error instanceof LxdError && error.fault === 'failed' && (await accepts(fixedPortHost(node), user.fixedPort))
+  if (isTaken) {
+    throw new UserError('port-taken', `Something else on ${node.name} listens on port ${user.fixedPort}.`, {
+      hint: 'Please tell your admin: the fixed ports must be left to berth.',
+      cause: error
+    })
+  }
+  return blame(node, 'start-failed', tellAdmin(node))(error)
+}

@@ -1,0 +1,102 @@
+import type { NodeConfig } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import type { ConfigMap, DeviceMap } from '../lxd/answer.ts'
+import { absentIfNotFound } from '../lxd/client.ts'
+import { findInstance, getInstanceState, STATUS, type Instance, type InstanceState } from '../lxd/instances.ts'
+import type { RunningOperation } from '../operations/operations.ts'
+import type { ContainerStatus } from './container-status.ts'
+import type { Health } from './health.ts'
+import { forwardingOf } from './instance-plan.ts'
+import type { Parts } from './parts.ts'
+import type { ContainerRecord } from './records.ts'
+import { blame, tellAdmin } from './translate.ts'
+
+/** The whole of `status` must end within 5 s when LXD hangs. */
+const ANSWER_TIMEOUT_MS = 4000
+
+/** Two reads of LXD; a look inside at most every few seconds. @throws UserError `not-registered`, `node-unavailable` */
+export async function readStatus(
+  parts: Parts,
+  health: Health,
+  user: User,
+  node: NodeConfig,
+  operation: RunningOperation | undefined
+): Promise<ContainerStatus> {
+  const record = parts.records.need(user, node.name)
+  const lxd = parts.lxdFor(node)
+  const options = { timeoutMs: ANSWER_TIMEOUT_MS }
+  const [instance, state] = await Promise.all([
+    findInstance(lxd, user.name, options),
+    getInstanceState(lxd, user.name, options).catch(absentIfNotFound)
+  ]).catch(blame(node, 'internal', tellAdmin(node)))
+  const running = state?.status_code === STATUS.running
+  // While it is being started or stopped nothing needs to be as it should.
+  const inside = running && !operation && record.provisionedAtMs ? await health.faults(lxd, node, user) : []
+  return {
+    ...describeInstance(instance, state),
+    node: node.name,
+    name: user.name,
+    template: record.template,
+    fixedPort: user.fixedPort,
+    address: node.address,
+    addresses: [record.ipv4],
+    faults: [...recordFaults(record, node, instance, operation), ...parts.nodeSetup.faults(node), ...inside],
+    operation
+  }
+}
+
+function recordFaults(
+  record: ContainerRecord,
+  node: NodeConfig,
+  instance: Instance | undefined,
+  operation: RunningOperation | undefined
+): string[] {
+  const faults: string[] = []
+  if (!instance && !operation) {
+    faults.push(`LXD has no such container. Make it anew with: ssh register@${node.name}-manage NAME`)
+  } else if (record.provisionedAtMs === undefined && !operation) {
+    faults.push(`It was never set up to its end. Go on with: ssh ${node.name}-manage start`)
+  }
+  if (record.keysFault !== undefined) {
+    faults.push(`Your list of keys could not be written into the container: ${record.keysFault}.`)
+  }
+  return faults
+}
+
+type FromInstance = Pick<
+  ContainerStatus,
+  'state' | 'startedAtMs' | 'forwarding' | 'cpu' | 'memory' | 'disk' | 'processes' | 'gpus' | 'mounts'
+>
+
+function describeInstance(instance: Instance | undefined, state: InstanceState | undefined): FromInstance {
+  const config: ConfigMap = instance?.expanded_config ?? {}
+  const devices: DeviceMap = instance?.expanded_devices ?? {}
+  const running = state?.status_code === STATUS.running
+  const all = Object.values(devices)
+  return {
+    state: instance ? (state?.status ?? instance.status).toLowerCase() : 'missing',
+    startedAtMs: running && instance ? Date.parse(state.started_at || instance.last_used_at) : undefined,
+    forwarding: forwardingOf(devices) ?? 'nat',
+    cpu: {
+      usedMs: running && state.cpu ? Math.round(state.cpu.usage / 1e6) : undefined,
+      limit: config['limits.cpu'] === undefined ? undefined : Number(config['limits.cpu'])
+    },
+    memory: { usedBytes: running ? state.memory?.usage : undefined, limitBytes: parseSize(config['limits.memory']) },
+    disk: { usedBytes: state?.disk['root']?.usage, limitBytes: parseSize(devices['root']?.['size']) },
+    processes: {
+      used: running && state.processes >= 0 ? state.processes : undefined,
+      limit: config['limits.processes'] === undefined ? undefined : Number(config['limits.processes'])
+    },
+    gpus: all.flatMap(({ type, pci, path }) =>
+      type === 'gpu' ? [pci ?? 'gpu'] : type === 'unix-char' && path ? [path] : []
+    ),
+    mounts: all.flatMap(({ type, path, source }) => (type === 'disk' && source !== undefined && path ? [path] : []))
+  }
+}
+
+/** LXD's sizes as berth writes them (bytes) or as an admin may have (`64GiB`); undefined for what is neither. */
+function parseSize(text: string | undefined): number | undefined {
+  const [, amount, prefix = '', binary] = /^(\d+)(?:([kKMGTPE])(i)?)?B?$/.exec(text ?? '') ?? []
+  if (amount === undefined) return undefined
+  return Number(amount) * (binary ? 1024 : 1000) ** ' KMGTPE'.indexOf(prefix.toUpperCase() || ' ')
+}
