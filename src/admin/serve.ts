@@ -30,7 +30,8 @@ touches a container: sessions into containers do not pass through berth.`,
     const config = session.loadConfig()
     const log = createLog(logLevel)
     prepareStateDirectory(config.stateDir)
-    const lock = lockState(config.stateDir)
+    // `doctor` takes the lock for an instant to see whether somebody has it.
+    const lock = lockState(config.stateDir, { waitMs: 1000 })
     if (lock === undefined) {
       throw new UserError('locked-state', `${config.stateDir} is in use: berth serve runs already.`, {
         hint: 'Look at it with: systemctl status berth'

@@ -12,11 +12,11 @@ export function prepareStateDirectory(stateDir: string): void {
 }
 
 /**
- * Takes the exclusive lock on a state directory; undefined when another process holds it. It is an SQLite write transaction
+ * Takes the exclusive lock on a state directory; undefined when another process still holds it after `waitMs`, which blocks. It is an SQLite write transaction
  * held open on a file of its own, that is, a kernel file lock (fcntl(2)): it ends with the process, however that dies.
  */
-export function lockState(stateDir: string): StateLock | undefined {
-  const database = new Sqlite(join(stateDir, 'berth.lock'), { timeout: 0 })
+export function lockState(stateDir: string, { waitMs = 0 } = {}): StateLock | undefined {
+  const database = new Sqlite(join(stateDir, 'berth.lock'), { timeout: waitMs })
   try {
     database.pragma('journal_mode = MEMORY')
     database.exec('BEGIN EXCLUSIVE')

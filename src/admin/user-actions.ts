@@ -1,7 +1,6 @@
 import { z } from 'zod'
 import type { App } from '../app.ts'
 import type { ContainerStatus } from '../containers/container-status.ts'
-import { ContainerRecords } from '../containers/records.ts'
 import { parsePublicKey } from '../directory/public-key.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
@@ -28,14 +27,12 @@ export const addUser = defineAction(
 export const listUsers = defineAction(
   'user.list',
   z.strictObject({}),
-  app => {
-    const records = new ContainerRecords(app.database)
-    return app.users.list().map(user => ({
+  app =>
+    app.users.list().map(user => ({
       ...user,
       keys: app.keys.listFor(user).length,
-      nodes: records.listFor(user).map(record => record.node)
-    }))
-  },
+      nodes: app.containers.nodesOf(user)
+    })),
   { readOnly: true }
 )
 
@@ -68,13 +65,6 @@ export const showUser = defineAction(
   },
   { readOnly: true }
 )
-
-/** What became of a user's container on one node. */
-export interface NodeOutcome {
-  node: string
-  outcome: string
-  fault?: string
-}
 
 export const disableUser = defineAction(
   'user.disable',

@@ -1,4 +1,5 @@
 import type { Argv } from 'yargs'
+import type { NodeOutcome } from '../containers/containers.ts'
 import { UserError } from '../errors.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
 import { type Console, formatSize, formatTime } from './console.ts'
@@ -8,7 +9,6 @@ import { readKeyLines } from './key-files.ts'
 import {
   addUser,
   type ContainerEntry,
-  type NodeOutcome,
   disableUser,
   enableUser,
   listUsers,
