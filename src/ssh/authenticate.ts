@@ -48,7 +48,10 @@ interface Candidate {
 
 const SHA1_RSA = /^ssh-rsa(-cert-v01@openssh\.com)?$/
 
-/** Who stands behind a publickey request. Nothing but a verified signature ever yields a principal. */
+/**
+ * Who stands behind a publickey request. Nothing but a verified signature ever yields a principal.
+ * @throws only what the directory throws
+ */
 export function authenticate(attempt: Attempt, directory: Directory, nowMs: number): Verdict {
   try {
     if (SHA1_RSA.test(attempt.algorithm)) return { verdict: 'refused', fault: 'it would be used with SHA-1' }
@@ -66,10 +69,14 @@ export function authenticate(attempt: Attempt, directory: Directory, nowMs: numb
     return { verdict: 'accepted', principal: { role, login: attempt.login, key, user } }
   } catch (error) {
     if (error instanceof UserError) return { verdict: 'refused', fault: error.details ?? error.message }
-    // Odd bytes where a key, a certificate or a signature should be.
-    return { verdict: 'refused' }
+    if (isOddInput(error)) return { verdict: 'refused' }
+    throw error
   }
 }
+
+/** Bytes that are no key, certificate or signature: found by WireReader, or by OpenSSL behind node:crypto. */
+const isOddInput = (error: unknown): boolean =>
+  error instanceof RangeError || /^ERR_(OSSL|CRYPTO|INVALID)/.test((error as NodeJS.ErrnoException).code ?? '')
 
 function findPlain({ login, algorithm, blob }: Attempt, { keys, users }: Directory): Candidate | Verdict {
   const key = publicKeyFromBlob(blob)

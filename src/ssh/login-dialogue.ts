@@ -37,22 +37,29 @@ export class LoginDialogue {
 
   /** The principal, once a signature has proven it; the caller then accepts the request. Everything else is answered here. */
   answer(request: AuthContext): Principal | undefined {
-    const { wire, gate, address } = this.#parts
+    const { wire, gate, address, log } = this.#parts
     const bannedUntilMs = gate.bannedUntilMs(address, Date.now())
     if (bannedUntilMs !== undefined) {
       const minutes = Math.ceil((bannedUntilMs - Date.now()) / 60_000)
       return this.#end(request, `Too many failed logins from ${address}. Try again in ${minutes} min.`)
     }
-    if (request.method === 'publickey') return this.#answerKey(request)
-    if (request.method === 'none') {
-      if (++this.#questions > MAX_QUESTIONS) return this.#end(request, 'Too many login requests.')
-      request.reject(OFFERED)
-      return undefined
+    const isSigned = request.method === 'publickey' && request.signature !== undefined
+    if (!isSigned && ++this.#questions > MAX_QUESTIONS)
+      return this.#end(request, 'Too many keys were offered. Name the right one: ssh -i FILE -o IdentitiesOnly=yes ...')
+    switch (request.method) {
+      case 'publickey':
+        return this.#answerKey(request)
+      case 'none':
+        break
+      case 'keyboard-interactive':
+        wire.sendBanner(this.#explain(request.username))
+        log.info({ login: shorten(request.username) }, 'login refused')
+        request.reject(['publickey'])
+        return undefined
+      default:
+        this.#countFailure(request)
     }
-    if (request.method === 'keyboard-interactive') wire.sendBanner(this.#explain(request.username))
-    else this.#countFailure(request)
-    this.#parts.log.info({ login: shorten(request.username), method: request.method }, 'login refused')
-    if (wire.alive) request.reject(['publickey'])
+    if (wire.alive) request.reject(OFFERED)
     return undefined
   }
 
@@ -62,9 +69,13 @@ export class LoginDialogue {
     // ssh2 names RSA requests `ssh-rsa` and keeps the hash apart; without one it is SHA-1.
     const algorithm = hashAlgo === undefined ? key.algo : `rsa-sha2-${hashAlgo.slice('sha'.length)}`
     const proof = signature && blob && { signature, data: blob }
-    if (!proof && ++this.#questions > MAX_QUESTIONS)
-      return this.#end(request, 'Too many keys were offered. Name one: ssh -i FILE -o IdentitiesOnly=yes …')
-    const verdict = judge({ login: username, address, algorithm, blob: key.data, proof })
+    let verdict: Verdict
+    try {
+      verdict = judge({ login: username, address, algorithm, blob: key.data, proof })
+    } catch (error) {
+      log.error({ err: error }, 'login could not be checked')
+      return this.#end(request, 'berth cannot check logins at the moment. Please tell your admin.')
+    }
     if (verdict.verdict === 'would-do') {
       // asyncssh wants the very algorithm back that it asked about.
       key.algo = algorithm
@@ -99,22 +110,22 @@ export class LoginDialogue {
   /** The same words whether the name or the key is unknown: a stranger learns neither. */
   #explain(login: string): string {
     const { node } = this.#parts
-    const name = clean(login)
-    const lines =
-      login === 'enroll'
-        ? ['berth: your ssh offered no key that berth can take.', '  Make one:     ssh-keygen -t ed25519']
-        : [
-            login === 'register'
-              ? 'berth: your ssh offered no enrolled key.'
-              : `berth: your ssh offered no key that is enrolled for the name ${name}.`,
-            `  Another name: ssh YOUR_NAME@… (your user name in the lab, not ${name})`,
-            '  Another key:  ssh -i ~/.ssh/FILE -o IdentitiesOnly=yes …',
-            '  New here, or all keys lost: ask your admin for an invite; the line to type comes with it.'
-          ]
-    if (login !== 'enroll' && login !== 'register')
-      lines.push(`  This is ${node.name}-manage, where containers are managed.`)
-    for (const fault of this.#faults) lines.push(`  A key was passed over. ${clean(fault)}`)
+    const address = `-p ${node.managePort} ${clean(login)}@${node.manageAddress}`
+    const lines = [`berth: ${this.#whatIsMissing(login)}`]
+    if (login === 'enroll') lines.push('  Make one with:     ssh-keygen -t ed25519')
+    lines.push(`  With another key:  ssh -i ~/.ssh/FILE -o IdentitiesOnly=yes ${address}`)
+    if (login !== 'enroll') {
+      if (login !== 'register') lines.push('  With another name: your user name in the lab, in front of the @')
+      lines.push('  New here, no key:  ask your admin for an invite; the line to type comes with it')
+    }
+    for (const fault of this.#faults) lines.push(`  A key was passed over: ${clean(fault)}`)
     return lines.join('\n')
+  }
+
+  #whatIsMissing(login: string): string {
+    if (login === 'enroll') return 'your ssh offered no key that could be enrolled.'
+    if (login === 'register') return 'your ssh offered no enrolled key.'
+    return `your ssh offered no key that is enrolled for ${clean(login)}.`
   }
 }
 

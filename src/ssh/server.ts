@@ -5,6 +5,7 @@ import ssh2, { type AuthContext } from 'ssh2'
 import type { Principal } from '../command/command.ts'
 import type { RunCommand } from '../command/run-command.ts'
 import type { NodeConfig } from '../config.ts'
+import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { ALGORITHMS } from './algorithms.ts'
 import { authenticate, type Directory } from './authenticate.ts'
@@ -56,7 +57,7 @@ interface Visitor {
   principal?: Principal
 }
 
-/** Listens on the manage endpoint of every node. @throws what listen(2) says, such as EADDRINUSE */
+/** Listens on the manage endpoint of every node. @throws UserError `port-taken`, or what else listen(2) says */
 export async function startSshServer(options: SshServerOptions): Promise<SshServer> {
   const { listen, nodes, hostKey, run, log } = options
   const limits = { ...CONNECTION_LIMITS, ...options.limits }
@@ -82,8 +83,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         receive(socket, node)
       )
       listener.maxConnections = limits.connections
-      listener.listen(node.managePort, listen)
-      await once(listener, 'listening')
+      await listenOn(listener, listen, node)
       listener.on('error', error => log.error({ err: error, node: node.name }, 'listener'))
       listeners.push(listener)
       ports.set(node.name, (listener.address() as AddressInfo).port)
@@ -103,9 +103,12 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       return
     }
     const id = randomBytes(5).toString('hex')
-    const grace = setTimeout(() => socket.destroy(), limits.graceMs)
     let settled = false
-    visitors.set(socket, {
+    const grace = setTimeout(() => {
+      visitor.wire?.disconnect('the login took too long')
+      if (!visitor.wire) socket.destroy()
+    }, limits.graceMs)
+    const visitor: Visitor = {
       id,
       node,
       address,
@@ -115,9 +118,10 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         if (!settled) gate.settle(address)
         settled = true
       }
-    })
+    }
+    visitors.set(socket, visitor)
     socket.once('close', () => {
-      visitors.get(socket)?.settle()
+      visitor.settle()
       visitors.delete(socket)
     })
     engine.injectSocket(socket)
@@ -155,13 +159,22 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       visitor.principal = principal
       visitor.settle()
       gate.loggedIn(visitor.address, Date.now())
-      options.keys.touch(principal.key.fingerprint, visitor.address)
+      touch(principal, visitor)
       visitor.log.info(
         { login: principal.login, user: principal.user?.name, fingerprint: principal.key.fingerprint },
         'logged in'
       )
       request.accept()
     })
+  }
+
+  /** A database that cannot be written, on a full disk perhaps, must not lock members out. */
+  function touch({ key }: Principal, { address, log: visitorLog }: Visitor): void {
+    try {
+      options.keys.touch(key.fingerprint, address)
+    } catch (error) {
+      visitorLog.warn({ err: error }, 'last use of a key not noted')
+    }
   }
 
   return {
@@ -182,6 +195,19 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       }
       await Promise.all(closed)
     }
+  }
+}
+
+async function listenOn(listener: Server, address: string, { name, managePort }: NodeConfig): Promise<void> {
+  listener.listen(managePort, address)
+  try {
+    await once(listener, 'listening')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+    throw new UserError('port-taken', `Something else listens on ${address} port ${managePort}.`, {
+      hint: `See what it is with: ss -ltnp 'sport = :${managePort}', or change nodes.${name}.managePort.`,
+      cause: error
+    })
   }
 }
 

@@ -62,6 +62,7 @@ const { sendPacket } = require('ssh2/lib/protocol/utils.js') as {
 
 const USERAUTH_BANNER = 53
 const DISCONNECT = 1
+const PROTOCOL_ERROR = 2
 const BY_APPLICATION = 11
 const STDERR = 1
 const ADMINISTRATIVELY_PROHIBITED = 1
@@ -98,8 +99,7 @@ export class Wire {
     this.#channels = _chanMgr
     this.#guardHandlers()
     this.#guardSocket()
-    this.#protocol.disconnect = reason =>
-      this.#sendDisconnect(reason, 'protocol error (a command line may have 4096 bytes at most)')
+    this.#protocol.disconnect = reason => this.#sendDisconnect(reason, 'protocol error')
     client.on('session', accept => {
       const session = accept()
       this.#sessions.add((session as unknown as Session)._chanInfo.incoming.id)
@@ -193,7 +193,10 @@ export class Wire {
 
   #guardSocket(): void {
     // Without a listener an `error` ends the process. ssh2 reports here garbage, resets, and missing keepalive answers.
-    this.#client.on('error', () => this.#hangUp())
+    this.#client.on('error', ({ message }) => {
+      this.#sendDisconnect(PROTOCOL_ERROR, `${message} (a command line may have 4096 bytes at most)`)
+      this.#hangUp()
+    })
     this.#client.on('end', () => this.#hangUp())
     this.#client.on('close', () => this.#die())
     this.#client.on('rekey', () => this.#wake())

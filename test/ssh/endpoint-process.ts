@@ -97,7 +97,9 @@ const commands: Record<string, (words: string[], invocation: Invocation) => Prom
   },
   async resize(_words, { terminal, reply }) {
     process.send?.({ event: 'waiting' })
-    await new Promise<void>(resolve => terminal?.onResize((columns, rows) => (reply.out(`${columns}x${rows}`), resolve())))
+    await new Promise<void>(resolve =>
+      terminal?.onResize((columns, rows) => (reply.out(`${columns}x${rows}`), resolve()))
+    )
     return 0
   },
   async signal(_words, { onSignal, reply }) {
