@@ -18,9 +18,13 @@ your ~/.ssh. It is gone afterwards, unless you --keep it.`,
     yargs
       .option('keep', { type: 'boolean', default: false, describe: 'leave everything running, to try it yourself' })
       .option('down', { type: 'boolean', default: false, describe: 'end a demo that was kept' })
-      .option('json', { type: 'boolean', default: false, describe: 'end with one line of JSON that says where all is' })
-      .conflicts('down', ['keep', 'json']),
+      .option('json', {
+        type: 'boolean',
+        default: false,
+        describe: 'end with one line of JSON that says where all is'
+      }),
   async handler({ keep, down, json }, { console }) {
+    if (down && (keep || json)) throw new UserError('usage', '--down stands alone.')
     if (process.getuid?.() !== 0) {
       throw new UserError('not-allowed', 'The demo brings up a real LXD, which takes root.', {
         hint: 'sudo bin/berth demo'

@@ -21,11 +21,11 @@ const packages = [
 
 const policyFile = '/usr/sbin/policy-rc.d'
 
-/** Installs the Debian packages the lab needs and this machine lacks. No service is started by that. */
-export async function installPackages(say: (line: string) => void): Promise<void> {
+/** Installs the Debian packages the lab needs, and `also` others, where this machine lacks them. No service is started by that. */
+export async function installPackages(say: (line: string) => void, also: readonly string[] = []): Promise<void> {
   await using _lock = await takeLock('/run/lock/berth-lab-packages')
   const missing: string[] = []
-  for (const name of packages) {
+  for (const name of [...packages, ...also]) {
     const status = await tryRun('dpkg-query', '--show', '--showformat=${db:Status-Status}', name)
     if (status !== 'installed') missing.push(name)
   }

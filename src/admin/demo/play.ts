@@ -38,8 +38,8 @@ export async function play(stage: Stage, console: Console, signal: AbortSignal):
     console.out(`${green('$')} ${bold(typed)}`)
     const ran = await runProgram(argv, { signal, cwd: STAGE_DIRECTORY })
     if (appendTo !== undefined) appendFileSync(appendTo, ran.stdout)
-    const shown = (appendTo === undefined ? ran.stdout : '') + ran.stderr
-    if (shown !== '') console.out(shown.trimEnd().replaceAll(/^/gm, '  '))
+    const shown = (appendTo === undefined || ran.code !== 0 ? ran.shown : '').trimEnd()
+    if (shown !== '') console.out(shown.replaceAll(/^/gm, '  '))
     if (ran.code !== 0) throw new DemoFailure(`\`${typed}\` ended with exit code ${ran.code} instead of 0.`)
     if (answer && !answer.test(ran.stdout))
       throw new DemoFailure(`\`${typed}\` should have answered ${String(answer)}.`)

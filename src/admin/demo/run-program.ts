@@ -1,25 +1,24 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import type { Readable } from 'node:stream'
-import { text } from 'node:stream/consumers'
 
 export interface Ran {
   readonly code: number
   readonly stdout: string
-  readonly stderr: string
+  /** Standard output and standard error as they came. */
+  readonly shown: string
 }
 
 interface Options {
   /** Kills the program and what it started. */
   signal?: AbortSignal
-  /** Lets its standard error through as it comes, instead of collecting it. */
+  /** Also writes its standard error to ours as it comes. */
   showStderr?: boolean
   cwd?: string
 }
 
 /**
  * Runs a program to its end without a terminal, so that ssh cannot ask anything, and with nothing on standard input.
- * @returns its exit code (128 + n after signal n is told as 128) and output
+ * @returns its exit code, 128 when a signal ended it, and its output
  * @throws what `signal` was aborted with
  */
 export async function runProgram(
@@ -28,21 +27,22 @@ export async function runProgram(
 ): Promise<Ran> {
   signal?.throwIfAborted()
   const [program = '', ...words] = argv
-  const child = spawn(program, words, {
-    detached: true,
-    cwd,
-    stdio: ['ignore', 'pipe', showStderr ? 'inherit' : 'pipe']
-  })
+  const child = spawn(program, words, { detached: true, cwd, stdio: ['ignore', 'pipe', 'pipe'] })
   const kill = () => process.kill(-(child.pid as number), 'SIGTERM')
   signal?.addEventListener('abort', kill)
+  let [stdout, shown] = ['', '']
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+    shown += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    shown += text
+    if (showStderr) process.stderr.write(text)
+  })
   try {
-    const [stdout, stderr, [code]] = await Promise.all([
-      text(child.stdout as Readable),
-      child.stderr === null ? '' : text(child.stderr),
-      once(child, 'close') as Promise<[number | null]>
-    ])
+    const [code] = (await once(child, 'close')) as [number | null]
     signal?.throwIfAborted()
-    return { code: code ?? 128, stdout, stderr }
+    return { code: code ?? 128, stdout, shown }
   } finally {
     signal?.removeEventListener('abort', kill)
   }
