@@ -34,7 +34,7 @@ export interface AdminGroup {
 
 /** Keeps the inferred argument type between builder and handler, and forgets it for the list. */
 export function defineCommand<Arguments>(command: AdminCommand<Arguments>): AdminCommand {
-  return command as unknown as AdminCommand
+  return command
 }
 
 export const jsonOption = { type: 'boolean', default: false, describe: 'print one JSON document' } as const

@@ -87,7 +87,7 @@ function sayNext({ console, configPath }: AdminSession, withUnit: boolean): void
   const berth = `${BERTH_ROOT}/bin/berth`
   console.out(`Next, look through it, mend what doctor finds, and invite the first member:
 
-    ${'${EDITOR:-vi}'} ${configPath}
+    editor ${configPath}
     ${berth} doctor${option}
     ${withUnit ? 'systemctl daemon-reload && systemctl enable --now berth' : `${berth} serve${option}`}
     ${berth} invite NAME${option}

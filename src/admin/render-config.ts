@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { isIPv4 } from 'node:net'
 import { hostname, networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import type { Config } from '../config.ts'
@@ -33,6 +34,7 @@ export function renderConfig(survey: Survey, { stateDir, unitPath, address, reci
     node: nodeName(),
     address,
     addressNote: `What members' SSH configuration uses.${others.length === 0 ? '' : ` Here are also ${others.join(', ')}.`}`,
+    manageAddress: manageAddress(address),
     serverNote: `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}; elsewhere: https://NODE:8443, then \`berth node trust\`.`,
     lxd: `unix://${survey.socket}`,
     pool: pool?.name ?? 'default',
@@ -79,6 +81,17 @@ const unitWord = (path: string): string => {
   return /\s/.test(escaped) ? `"${escaped}"` : escaped
 }
 
+/** LXD may live in a network namespace of its own, with an address that is not this machine's. */
+function manageAddress(address: string): string {
+  const own = Object.values(networkInterfaces()).flatMap(list => list ?? [])
+  if (own.some(candidate => candidate.address === address)) return '# manageAddress: 10.0.0.5'
+  const near = own.find(
+    ({ family, cidr }) =>
+      family === 'IPv4' && cidr !== null && isIPv4(address) && contains(parseNetwork(cidr), parseIpv4(address))
+  )
+  return near === undefined ? '# manageAddress: 10.0.0.5' : `manageAddress: ${near.address}`
+}
+
 function nodeName(): string {
   const label = hostname().toLowerCase().split('.')[0] ?? ''
   return /^[a-z][a-z0-9-]{0,30}$/.test(label) ? label : 'gpu1'
@@ -121,7 +134,7 @@ function surroundingNetworks(address: string): string[] {
     .flatMap(list => list ?? [])
     .filter(({ family, internal, cidr }) => family === 'IPv4' && !internal && cidr !== null)
     .map(({ cidr }) => parseNetwork(cidr as string))
-    .filter(range => range.first < range.last && /^\d+(\.\d+){3}$/.test(address) && contains(range, parseIpv4(address)))
+    .filter(range => range.first < range.last && isIPv4(address) && contains(range, parseIpv4(address)))
     .map(({ first, last }) => `${formatIpv4(first)}/${32 - Math.log2(last - first + 1)}`)
 }
 

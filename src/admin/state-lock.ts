@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 
@@ -16,7 +16,9 @@ export function prepareStateDirectory(stateDir: string): void {
  * held open on a file of its own, that is, a kernel file lock (fcntl(2)): it ends with the process, however that dies.
  */
 export function lockState(stateDir: string, { waitMs = 0 } = {}): StateLock | undefined {
-  const database = new Sqlite(join(stateDir, 'berth.lock'), { timeout: waitMs })
+  const path = join(stateDir, 'berth.lock')
+  closeSync(openSync(path, 'a', 0o600))
+  const database = new Sqlite(path, { timeout: waitMs })
   try {
     database.pragma('journal_mode = MEMORY')
     database.exec('BEGIN EXCLUSIVE')

@@ -9,6 +9,7 @@ import { UserError } from '../../errors.ts'
 import { apiPath } from '../../lxd/api-path.ts'
 import type { LxdClient } from '../../lxd/client.ts'
 import { findImage } from '../../lxd/images.ts'
+import { knownHoles } from '../../lxd/known-holes.ts'
 import { LxdError } from '../../lxd/lxd-error.ts'
 import { networks } from '../../lxd/networks.ts'
 import { projects } from '../../lxd/projects.ts'
@@ -101,7 +102,10 @@ function checkVersion({ node, server }: Context): Finding[] {
   const name = `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}`
   const upgrade = `apt-get update && apt-get install --only-upgrade ${server.kind}${where(node)}   # or: snap refresh lxd`
   if (!isSupported(server)) return [fault('lxd', `${name} is older than LXD 5.0 and Incus 6.0`, upgrade)]
-  return [ok('lxd', `${name} at ${node.lxd}`)]
+  const holes = knownHoles(server).map(({ id, what, fixedIn }) =>
+    warning('lxd', `${name} has ${id} unless its package mends it (${fixedIn} does): ${what}`, upgrade)
+  )
+  return [ok('lxd', `${name} at ${node.lxd}`), ...holes]
 }
 
 async function checkClock({ node, lxd }: Context): Promise<Finding[]> {
