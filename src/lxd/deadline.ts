@@ -2,6 +2,7 @@ import { LxdError } from './lxd-error.ts'
 
 export interface Deadline extends Disposable {
   readonly signal: AbortSignal
+  abort(reason: unknown): void
 }
 
 /** A signal that aborts with `signal`'s reason, or after `timeoutMs` with an LxdError `timed-out` that says `what` took so long. */
@@ -11,9 +12,10 @@ export function startDeadline(what: string, signal: AbortSignal | undefined, tim
   if (signal?.aborted) follow()
   else signal?.addEventListener('abort', follow, { once: true })
   const expire = () => controller.abort(new LxdError('timed-out', `${what}: no end after ${timeoutMs} ms`))
-  const timer = timeoutMs === undefined ? undefined : setTimeout(expire, timeoutMs)
+  const timer = timeoutMs === undefined || timeoutMs === Infinity ? undefined : setTimeout(expire, timeoutMs)
   return {
     signal: controller.signal,
+    abort: reason => controller.abort(reason),
     [Symbol.dispose]() {
       clearTimeout(timer)
       signal?.removeEventListener('abort', follow)

@@ -7,7 +7,7 @@ import { isFinal, operationSchema, type OnProgress, type Operation } from './ope
 
 export interface WaitOptions {
   readonly signal?: AbortSignal | undefined
-  /** For the whole operation. */
+  /** For the whole operation; 15 minutes when left out, `Infinity` for none. */
   readonly timeoutMs?: number | undefined
   readonly onProgress?: OnProgress | undefined
   /** When our waiting ends early, ask LXD to cancel the operation too; otherwise it goes on without us. */
@@ -22,24 +22,24 @@ const RETRY_DELAY_MS = 250
 const CANCEL_TIMEOUT_MS = 3000
 
 /**
- * Waits until an operation has ended (GET /1.0/operations/ID/wait), across broken connections.
- * @throws LxdError `failed` or `cancelled` with LXD's reason, `lost` when LXD no longer knows it, `timed-out`; the signal's reason
+ * As `awaitEnd`, for operations that have to succeed.
+ * @throws LxdError `failed` or `cancelled` with LXD's reason too
  */
-export async function waitForOperation(
-  lxd: LxdClient,
-  begun: Operation,
-  options: WaitOptions = {}
-): Promise<Operation> {
-  const { onProgress, cancelOnAbort = false } = options
-  using deadline = startDeadline(
-    begun.description || `operation ${begun.id}`,
-    options.signal,
-    options.timeoutMs ?? OPERATION_TIMEOUT_MS
-  )
+export async function waitForOperation(lxd: LxdClient, begun: Operation, options?: WaitOptions): Promise<Operation> {
+  return checkOutcome(await awaitEnd(lxd, begun, options))
+}
+
+/**
+ * Waits until an operation has ended, however it did (GET /1.0/operations/ID/wait), across broken connections.
+ * @throws LxdError `lost` when LXD no longer knows it, `timed-out`; the signal's reason
+ */
+export async function awaitEnd(lxd: LxdClient, begun: Operation, options: WaitOptions = {}): Promise<Operation> {
+  const { onProgress, cancelOnAbort = false, timeoutMs = OPERATION_TIMEOUT_MS } = options
+  using deadline = startDeadline(begun.description || `operation ${begun.id}`, options.signal, timeoutMs)
   const watching = new AbortController()
   if (onProgress !== undefined && !isFinal(begun)) watchProgress(lxd, begun.id, onProgress, watching.signal)
   try {
-    return checkOutcome(await pollUntilFinal(lxd, begun, deadline.signal))
+    return await pollUntilFinal(lxd, begun, deadline.signal)
   } catch (error) {
     if (cancelOnAbort && deadline.signal.aborted) await cancelOperation(lxd, begun.id)
     throw error
@@ -86,7 +86,8 @@ async function pollUntilFinal(lxd: LxdClient, begun: Operation, signal: AbortSig
   return operation
 }
 
-function checkOutcome(operation: Operation): Operation {
+/** @throws LxdError `failed` or `cancelled` unless the operation succeeded */
+export function checkOutcome(operation: Operation): Operation {
   if (operation.status_code === 200) return operation
   const { id, err, status, status_code } = operation
   throw new LxdError(status_code === 401 ? 'cancelled' : 'failed', err || status, {
