@@ -227,14 +227,16 @@ export function absentIfNotFound(error: unknown): undefined {
   if (!isNotFound(error)) throw error
 }
 
+/** @throws LxdError `refused` for an error that came with the status of a success, as Incus does for operations */
 function parseEnvelope(answer: RawAnswer, what: string): z.output<typeof envelope> {
-  return parseAnswer(envelope, parseJson(answer.body), what)
+  const parsed = parseAnswer(envelope, parseJson(answer.body), what)
+  if (parsed.type === 'error') throw refusal(answer, what)
+  return parsed
 }
 
-function refusal(answer: RawAnswer, what: string): LxdError {
-  const parsed = envelope.safeParse(parseJson(answer.body))
-  const words = (parsed.success && parsed.data.error) || `HTTP ${answer.status}`
-  return new LxdError('refused', `${what}: ${words}`, { status: answer.status })
+function refusal({ status, body }: RawAnswer, what: string): LxdError {
+  const { data } = envelope.safeParse(parseJson(body))
+  return new LxdError('refused', `${what}: ${data?.error || `HTTP ${status}`}`, { status: data?.error_code || status })
 }
 
 function parseJson(body: Buffer): unknown {

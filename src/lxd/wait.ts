@@ -2,7 +2,7 @@ import { apiPath } from './api-path.ts'
 import type { LxdClient } from './client.ts'
 import { sleep, startDeadline } from './deadline.ts'
 import { watchProgress } from './events.ts'
-import { LxdError } from './lxd-error.ts'
+import { isNotFound, LxdError, type LxdFault } from './lxd-error.ts'
 import { isFinal, operationSchema, type OnProgress, type Operation } from './operation.ts'
 
 export interface WaitOptions {
@@ -18,6 +18,7 @@ const OPERATION_TIMEOUT_MS = 15 * 60_000
 const POLL_S = 20
 // LXD forgets an operation some seconds after its end, and all of them when it restarts: longer outages leave nothing to find.
 const PATIENCE_MS = 4000
+const PASSING: ReadonlySet<LxdFault> = new Set(['unreachable', 'lost', 'timed-out'])
 const RETRY_DELAY_MS = 250
 const CANCEL_TIMEOUT_MS = 3000
 
@@ -62,27 +63,37 @@ async function pollUntilFinal(lxd: LxdClient, begun: Operation, signal: AbortSig
   let answeredAtMs = performance.now()
   while (!isFinal(operation)) {
     try {
-      operation = await lxd.get(apiPath`/1.0/operations/${begun.id}/wait`, operationSchema, {
-        query: { timeout: POLL_S },
-        timeoutMs: (POLL_S + 10) * 1000,
-        signal
-      })
+      operation = await pollOnce(lxd, begun.id, signal)
       answeredAtMs = performance.now()
     } catch (error) {
       signal.throwIfAborted()
       if (!(error instanceof LxdError)) throw error
-      const { fault, status } = error
       const silentMs = performance.now() - answeredAtMs
-      const passing = fault === 'unreachable' || fault === 'lost' || fault === 'timed-out' || status >= 500
-      if (!passing || silentMs > PATIENCE_MS)
+      if (!PASSING.has(error.fault) || silentMs > PATIENCE_MS)
         throw new LxdError('lost', `the end of operation ${begun.id} is not known: ${error.message}`, {
-          status,
+          status: error.status,
           operation: begun.id,
           cause: error
         })
       await sleep(RETRY_DELAY_MS, signal)
     }
   }
+  return operation
+}
+
+/** The operation, at its end or after POLL_S. */
+async function pollOnce(lxd: LxdClient, id: string, signal: AbortSignal): Promise<Operation> {
+  const askedAtMs = performance.now()
+  const query = { timeout: POLL_S }
+  const timeoutMs = (POLL_S + 10) * 1000
+  try {
+    return await lxd.get(apiPath`/1.0/operations/${id}/wait`, operationSchema, { query, timeoutMs, signal })
+  } catch (error) {
+    // Incus answers with an error both when the time is up and when the operation failed: only the operation itself tells which.
+    if (!(error instanceof LxdError && error.fault === 'refused') || isNotFound(error)) throw error
+  }
+  const operation = await lxd.get(apiPath`/1.0/operations/${id}`, operationSchema, { signal })
+  if (!isFinal(operation) && performance.now() - askedAtMs < RETRY_DELAY_MS) await sleep(RETRY_DELAY_MS, signal)
   return operation
 }
 
