@@ -90,9 +90,18 @@ function helpLine(argv: readonly string[]): string {
   return known === undefined ? 'berth --help' : `berth ${argv[0]} --help`
 }
 
+/** The files of berth are root's: who is refused by the file system has typed the right thing as the wrong user. */
+function explainDenial(thrown: unknown): unknown {
+  const { code, path } = thrown as NodeJS.ErrnoException
+  if (code !== 'EACCES') return thrown
+  return new UserError('not-allowed', `${path ?? 'A file'}: permission denied.`, {
+    hint: 'Type it as root: sudo berth …'
+  })
+}
+
 /** Shows what went wrong as describeError words it; of our own bugs the stack, which an admin can send on. */
 function fail(thrown: unknown): number {
-  const error = toUserError(thrown, `berth-${randomBytes(4).toString('hex')}`)
+  const error = toUserError(explainDenial(thrown), `berth-${randomBytes(4).toString('hex')}`)
   if (error.cause !== undefined && error.reason === 'internal')
     console.err(String((error.cause as Error).stack ?? error.cause))
   const [first, ...rest] = describeError(error)

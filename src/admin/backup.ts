@@ -9,7 +9,7 @@ import { formatSize } from './console.ts'
 /**
  * Copies a database while others use it (SQLite's backup API), to a file for its owner alone that appears whole or not at all.
  * @param onProgress gets the fraction done
- * @throws UserError `exists` when `file` is there already, `cannot-write`-like errors of the file system as they are
+ * @throws UserError `exists` when `file` is there already, `usage` when its directory cannot be written
  * @returns bytes written
  */
 export async function backUpDatabase(
@@ -18,7 +18,14 @@ export async function backUpDatabase(
   onProgress: (fraction: number) => void
 ): Promise<number> {
   const partial = `${file}.partial-${process.pid}`
-  closeSync(openSync(partial, 'wx', 0o600))
+  try {
+    closeSync(openSync(partial, 'wx', 0o600))
+  } catch (error) {
+    throw new UserError('usage', `${file} cannot be written: ${(error as Error).message}.`, {
+      hint: 'Name a file in a directory that exists and is yours.',
+      cause: error
+    })
+  }
   try {
     const source = new Sqlite(path, { readonly: true, fileMustExist: true })
     try {
@@ -36,7 +43,10 @@ export async function backUpDatabase(
     linkSync(partial, file)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    throw new UserError('exists', `${file} is there already.`, { hint: 'Give another name, or move it away.' })
+    throw new UserError('exists', `${file} is there already.`, {
+      hint: 'Give another name, or move it away.',
+      cause: error
+    })
   } finally {
     unlinkSync(partial)
   }

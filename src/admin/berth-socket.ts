@@ -9,7 +9,7 @@ import type { App } from '../app.ts'
 import { reasons, toUserError, UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Report } from '../operations/operations.ts'
-import type { Action } from './action.ts'
+import { type Action, runAction } from './action.ts'
 import { BERTH_VERSION } from './version.ts'
 
 /** sun_path of unix(7) holds 108 bytes with the final zero. */
@@ -93,8 +93,7 @@ async function answer(
     }
     const action = actions.find(candidate => candidate.name === name)
     if (action === undefined) throw new UserError('unknown-command', `No action ${name}.`)
-    const params = action.params.parse(JSON.parse(await text(incoming)))
-    const result = await action.act(app, params, (step, fraction) => {
+    const result = await runAction(app, action, JSON.parse(await text(incoming)), (step, fraction) => {
       write({ step, fraction })
     })
     write({ result: result ?? null })

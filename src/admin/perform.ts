@@ -4,7 +4,7 @@ import type { Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { createLog } from '../log.ts'
 import type { Report } from '../operations/operations.ts'
-import type { Action } from './action.ts'
+import { type Action, runAction } from './action.ts'
 import { callBerth } from './berth-socket.ts'
 import { lockState, prepareStateDirectory } from './state-lock.ts'
 
@@ -52,7 +52,7 @@ async function actHere<Params, Result>(
 ): Promise<Result> {
   const app = createApp(config, createLog('silent'))
   try {
-    return await action.act(app, action.params.parse(params), report)
+    return await runAction(app, action, params, report)
   } finally {
     await app.close()
   }

@@ -1,14 +1,25 @@
-import { closeSync, mkdirSync, openSync } from 'node:fs'
+import { accessSync, closeSync, constants, mkdirSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
+import { UserError } from '../errors.ts'
 
 export interface StateLock {
   release(): void
 }
 
-/** Makes the state directory, for its owner alone. */
+/** Makes the state directory, for its owner alone. @throws UserError `bad-config` when it cannot be used */
 export function prepareStateDirectory(stateDir: string): void {
-  mkdirSync(stateDir, { recursive: true, mode: 0o700 })
+  try {
+    mkdirSync(stateDir, { recursive: true, mode: 0o700 })
+    accessSync(stateDir, constants.R_OK | constants.W_OK | constants.X_OK)
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    if (code === 'EACCES') throw error
+    throw new UserError('bad-config', `stateDir cannot be used: ${message}`, {
+      hint: 'Name another in berth.yaml.',
+      cause: error
+    })
+  }
 }
 
 /**
