@@ -155,7 +155,7 @@ export class Rig implements AsyncDisposable {
         '-o',
         `UserKnownHostsFile=${join(this.directory, 'known_hosts.first')}`
       ],
-      ...['-o', 'LogLevel=ERROR', '-o', 'IdentitiesOnly=yes', '-o', 'IdentityAgent=none', '-i', identity],
+      ...['-o', 'IdentitiesOnly=yes', '-o', 'IdentityAgent=none', '-i', identity],
       ...['-p', String(this.managePort), `${login}@${this.lab.hostAddress}`]
     ]
   }
