@@ -1,10 +1,10 @@
 # Sets up a container at its first start. berth runs it in the container as root; safe to run again, whole or after a break.
-# usage: sh -c "$SCRIPT" provision USER HOSTNAME nat|proxy
+# usage: sh -c "$SCRIPT" provision USER nat|proxy
 # Lines on standard output are steps. Exit status: 0 done; 10 the image lacks something; 11 the image has such a user already;
 # anything else a failure. The last line on standard error says what it was.
 set -eu
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
-name=$1 host=$2 forwarding=$3
+name=$1 forwarding=$2
 
 fail() {
     status=$1
@@ -64,9 +64,9 @@ chmod 440 /etc/sudoers.d/.99-berth
 mv /etc/sudoers.d/.99-berth /etc/sudoers.d/99-berth
 
 echo 'naming the host'
-echo "$host" >/etc/hostname
-hostname "$host"
-grep -qs "[[:space:]]$host\$" /etc/hosts || printf '127.0.1.1\t%s\n' "$host" >>/etc/hosts
+echo "$name" >/etc/hostname
+hostname "$name"
+grep -qs "[[:space:]]$name\$" /etc/hosts || printf '127.0.1.1\t%s\n' "$name" >>/etc/hosts
 
 echo 'setting up sshd'
 mkdir -p /run/sshd /etc/ssh/berth_keys

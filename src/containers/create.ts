@@ -52,17 +52,10 @@ export async function ensureInstance(
   const { ipv4 } = records.claim(user, node.name, template.name, facts.bridge)
   records.reset(user, node.name, template.name)
   report('creating')
-  await createInstance(
-    lxd,
-    {
-      name: user.name,
-      description: `berth: ${user.name}`,
-      source: { type: 'image', fingerprint: image.fingerprint },
-      profiles: [PROFILE],
-      devices: planDevices(node, user, ipv4, chooseForwarding(node, facts.server))
-    },
-    { onProgress: report }
-  ).catch(refused)
+  const devices = planDevices(node, user, ipv4, chooseForwarding(node, facts.server))
+  const source = { type: 'image', fingerprint: image.fingerprint } as const
+  const made = { name: user.name, description: `berth: ${user.name}`, source, profiles: [PROFILE], devices }
+  await createInstance(lxd, made, { onProgress: report }).catch(refused)
   await refuseTakenName(parts, lxd, user, node).catch(refused)
   return true
 }

@@ -4,6 +4,7 @@ import { findInstance, STATUS } from '../lxd/instances.ts'
 import { authorizedKeys, pushAuthorizedKeys } from './authorized-keys.ts'
 import type { Parts } from './parts.ts'
 import { isNodeSilent } from './translate.ts'
+import { Turns } from './turns.ts'
 
 export interface KeyPush {
   readonly node: string
@@ -17,7 +18,7 @@ const FIND_TIMEOUT_MS = 2000
 /** Brings lists of keys into running containers, one push at a time for each, so that the last list given is the one that stays. */
 export class KeyPushes {
   readonly #parts: Parts
-  readonly #last = new Map<string, Promise<unknown>>()
+  readonly #turns = new Turns()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -25,15 +26,7 @@ export class KeyPushes {
 
   /** Takes at most 5 s once its turn has come. A failure is noted for `status`. */
   push(user: User, node: NodeConfig): Promise<KeyPush> {
-    const name = `${user.id}@${node.name}`
-    const turn = (this.#last.get(name) ?? Promise.resolve()).then(() => this.#push(user, node))
-    const settled = turn.then(
-      () => {},
-      () => {}
-    )
-    this.#last.set(name, settled)
-    void settled.then(() => this.#last.get(name) === settled && this.#last.delete(name))
-    return turn
+    return this.#turns.take(`${user.id}@${node.name}`, () => this.#push(user, node))
   }
 
   async #push(user: User, node: NodeConfig): Promise<KeyPush> {

@@ -30,7 +30,7 @@ export async function provision(
   const again = `Try again with: ssh ${node.name}-manage start. If it stays so, tell your admin.`
   let errors = ''
   const { exitCode } = await exec(lxd, user.name, {
-    command: ['sh', '-c', readTemplate('provision.sh'), 'provision', user.name, node.name, forwarding],
+    command: ['sh', '-c', readTemplate('provision.sh'), 'provision', user.name, forwarding],
     stdout: byLine(line => report(line)),
     stderr: byLine(line => (errors = line)),
     timeoutMs: PROVISION_TIMEOUT_MS

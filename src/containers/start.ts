@@ -4,13 +4,21 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { statFile } from '../lxd/files.ts'
-import { findInstance, setInstanceState, STATUS, updateInstance, type Instance } from '../lxd/instances.ts'
+import {
+  findInstance,
+  getInstanceState,
+  setInstanceState,
+  STATUS,
+  updateInstance,
+  type Instance
+} from '../lxd/instances.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Report } from '../operations/operations.ts'
 import { authorizedKeys, KEYS_DIRECTORY, pushAuthorizedKeys } from './authorized-keys.ts'
 import { hostKeyFiles } from './host-keys.ts'
 import { chooseForwarding, forwardingOf, planDevices } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
+import { assignOwnIdmap } from './own-idmap.ts'
 import type { Parts } from './parts.ts'
 import { placeDirectory, placeFiles, type PlacedFile } from './place-files.ts'
 import { PROFILE } from './profile.ts'
@@ -55,11 +63,14 @@ export async function startContainer(
   if (!isRunning) {
     report('preparing')
     await putInstanceRight(lxd, user, instance, planDevices(node, user, ipv4, forwarding)).catch(startFailed)
+    if (node.idmap === 'isolated' && !instance.config['security.idmap.base']) {
+      await assignOwnIdmap(lxd, user.name).catch(startFailed)
+    }
     placed = await placeWhileStopped(parts, lxd, node, user, hostKeyFiles(hostKeys))
     records.setShouldRun(user, node.name, true)
     report('starting')
     await setInstanceState(lxd, user.name, 'start', { timeoutMs: START_TIMEOUT_MS }).catch((error: unknown) =>
-      explainStart(error, node, user)
+      explainStart(error, lxd, node, user)
     )
   }
   if (!isSetUp) {
@@ -124,14 +135,17 @@ async function placeWhileStopped(
   }
 }
 
-async function explainStart(error: unknown, node: NodeConfig, user: User): Promise<never> {
-  const isTaken =
-    error instanceof LxdError && error.fault === 'failed' && (await accepts(fixedPortHost(node), user.fixedPort))
-  if (isTaken) {
+async function explainStart(error: unknown, lxd: LxdClient, node: NodeConfig, user: User): Promise<void> {
+  const startFailed = blame(node, 'start-failed', tellAdmin(node))
+  if (!(error instanceof LxdError) || isNodeSilent(error)) return startFailed(error)
+  const { status_code } = await getInstanceState(lxd, user.name).catch(startFailed)
+  // LXD itself, back after a reboot of the node, may have been quicker.
+  if (status_code === STATUS.running) return
+  if (await accepts(fixedPortHost(node), user.fixedPort)) {
     throw new UserError('port-taken', `Something else on ${node.name} listens on port ${user.fixedPort}.`, {
       hint: 'Please tell your admin: the fixed ports must be left to berth.',
       cause: error
     })
   }
-  return blame(node, 'start-failed', tellAdmin(node))(error)
+  return startFailed(error)
 }

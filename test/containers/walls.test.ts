@@ -1,0 +1,192 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { User } from '../../src/directory/users.ts'
+import { getInstance, setInstanceState, updateInstance } from '../../src/lxd/instances.ts'
+import { networkAcls } from '../../src/lxd/network-acls.ts'
+import { networks } from '../../src/lxd/networks.ts'
+import { run } from '../rig.ts'
+import { openLabContainers, type LabContainers } from './lab-containers.ts'
+
+const HTTPS = 8443
+const OTHER = 4567
+/** On the machine, behind the node as seen from a container: TEST-NET-2 is denied, TEST-NET-3 is not (RFC 5737). */
+const DENIED = '198.51.100.7'
+const OUTSIDE = '203.0.113.7'
+
+describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', server => {
+  let lab: LabContainers
+  let alice: User
+  let bob: User
+  let gateway: string
+  let bobAddress: string
+
+  beforeAll(async () => {
+    lab = await openLabContainers({
+      server,
+      node: ({ hostAddress }) => ({ deny: ['198.51.100.0/24', `${hostAddress}/30`] })
+    })
+    const { link } = lab.lab.place
+    for (const address of [DENIED, OUTSIDE]) await run(['ip', 'address', 'add', `${address}/32`, 'dev', link])
+    ;[alice, bob] = [await lab.addUser('alice'), await lab.addUser('bob')]
+    await Promise.all([alice, bob].map(user => lab.containers.register(user, lab.node, undefined)))
+    const network = await networks.find(lab.lxd.inProject('default'), lab.node.network)
+    gateway = (network?.config['ipv4.address'] ?? '').split('/')[0] as string
+    bobAddress = (await lab.containers.status(bob, lab.node)).addresses[0] as string
+  })
+  afterAll(async () => {
+    for (const address of [DENIED, OUTSIDE])
+      await run(['ip', 'address', 'del', `${address}/32`, 'dev', lab.lab.place.link])
+    await lab[Symbol.asyncDispose]()
+  })
+
+  /** Can alice's container open a TCP connection there? */
+  const reaches = async (host: string, port: number, from: User = alice): Promise<boolean> =>
+    (await lab.inside(from, `nc -z -w 2 ${host} ${port}`)).exitCode === 0
+  const hostReaches = async (host: string, port: number): Promise<boolean> =>
+    (await run([...lab.lab.enter, 'bash', '-c', `timeout 2 bash -c '</dev/tcp/${host}/${port}'`])).code === 0
+  const send = (host: string, text: string) =>
+    lab.inside(alice, `for i in 1 2 3; do echo ${text} | nc -u -b -q 0 -w 1 ${host} ${OTHER}; done`)
+
+  /** Takes the bridge's ACL down for the length of `action`, and lets berth put it back. */
+  async function withoutWalls(action: () => Promise<void>): Promise<void> {
+    const shared = lab.lxd.inProject('default')
+    const open = { description: '', egress: [ALLOW], ingress: [ALLOW] }
+    await networkAcls.update(shared, `berth-${lab.node.network}`, open, undefined)
+    try {
+      await action()
+    } finally {
+      await lab.containers.ensureNode(lab.node)
+    }
+  }
+  const ALLOW = { action: 'allow', state: 'enabled' } as const
+
+  it('reaches the outside, the DNS of the node and the manage endpoint', async () => {
+    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
+    await using _manage = await lab.listen('tcp', lab.node.managePort, { outside: true })
+    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    expect(await reaches(gateway, 53)).toBe(true)
+    expect(await reaches(lab.node.manageAddress, lab.node.managePort)).toBe(true)
+  })
+
+  it('reaches nothing else of the machine with the manage endpoint, which lies in a denied network', async () => {
+    await using _other = await lab.listen('tcp', OTHER, { outside: true })
+    expect(await reaches(lab.node.manageAddress, OTHER)).toBe(false)
+    await withoutWalls(async () => expect(await reaches(lab.node.manageAddress, OTHER)).toBe(true))
+  })
+
+  it("does not reach LXD's HTTPS port by any address of the node", async () => {
+    expect(await hostReaches(lab.lab.nodeAddress, HTTPS)).toBe(true)
+    expect(await reaches(lab.lab.nodeAddress, HTTPS)).toBe(false)
+    expect(await reaches(gateway, HTTPS)).toBe(false)
+    await withoutWalls(async () => expect(await reaches(lab.lab.nodeAddress, HTTPS)).toBe(true))
+  })
+
+  it("does not reach the node's other ports, by TCP, UDP, broadcast or multicast", async () => {
+    await using _tcp = await lab.listen('tcp', OTHER)
+    await using udp = await lab.listen('udp', OTHER, { member: gateway })
+    const targets = [gateway, lab.lab.nodeAddress, '255.255.255.255', '224.0.0.251']
+    expect(await reaches(gateway, OTHER)).toBe(false)
+    expect(await reaches(lab.lab.nodeAddress, OTHER)).toBe(false)
+    for (const target of targets) await send(target, `walled-${target}`)
+    await sleep(300)
+    expect(udp.heard).toEqual([])
+    await withoutWalls(async () => {
+      expect(await reaches(gateway, OTHER)).toBe(true)
+      for (const target of targets) await send(target, `open-${target}`)
+      await sleep(300)
+    })
+    expect(new Set(udp.heard)).toEqual(new Set(targets.map(target => `open-${target}`)))
+  })
+
+  it('does not reach denied networks', async () => {
+    await using _denied = await lab.listen('tcp', OTHER, { outside: true })
+    expect(await reaches(DENIED, OTHER)).toBe(false)
+    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    await withoutWalls(async () => expect(await reaches(DENIED, OTHER)).toBe(true))
+  })
+
+  it('has no IPv6 neighbour: the bridge has no address of that kind, and frames of it are dropped', async () => {
+    const addresses = (device: string) => run([...lab.lab.enter, 'ip', '-6', '-o', 'address', 'show', 'dev', device])
+    expect((await addresses('lo')).stdout).toContain('::1')
+    expect((await addresses(lab.node.network)).stdout).toBe('')
+    const replies = await lab.inside(
+      alice,
+      'ping -6 -c 2 -W 1 ff02::1%eth0 | grep "bytes from" | grep -vF "$(ip -6 -o address show dev eth0 | grep -o fe80[^/]*)"'
+    )
+    expect(replies.stdout).toBe('')
+  })
+
+  it('does not reach other containers, directly or through their fixed ports', async () => {
+    expect(await hostReaches(bobAddress, 22)).toBe(true)
+    expect(await reaches(bobAddress, 22)).toBe(false)
+    expect(await reaches(lab.node.address, bob.fixedPort)).toBe(false)
+    expect((await lab.inside(alice, `ping -c 1 -W 1 ${bobAddress}`)).exitCode).not.toBe(0)
+    expect(await lab.ssh(bob, 'id -un')).toMatchObject({ code: 0, stdout: 'bob\n' })
+    await setNic(alice, { 'security.port_isolation': 'false' })
+    await withoutWalls(async () => expect(await reaches(bobAddress, 22)).toBe(false))
+    await setNic(bob, { 'security.port_isolation': 'false' })
+    await withoutWalls(async () => expect(await reaches(bobAddress, 22)).toBe(true))
+    await putBack(alice)
+    await putBack(bob)
+    expect(await reaches(bobAddress, 22)).toBe(false)
+  })
+
+  it('gets nowhere with the address of another container, even of one that is stopped', async () => {
+    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
+    await lab.containers.stop(bob, lab.node)
+    const steal = `ip address add ${bobAddress}/32 dev eth0; nc -z -w 2 -s ${bobAddress} ${OUTSIDE} ${OTHER}; code=$?; exit $code`
+    expect((await lab.inside(alice, steal)).exitCode).not.toBe(0)
+    expect((await run([...lab.lab.enter, 'ping', '-c', '1', '-W', '1', bobAddress])).code).not.toBe(0)
+    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    await setNic(alice, OPEN_NIC)
+    expect((await lab.inside(alice, steal)).exitCode).toBe(0)
+    await putBack(alice)
+    await lab.containers.start(bob, lab.node)
+  })
+
+  it('gets nowhere with the MAC address of another container', async () => {
+    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
+    const { stdout } = await lab.inside(bob, 'cat /sys/class/net/eth0/address')
+    await lab.containers.stop(bob, lab.node)
+    const steal = `ip link set eth0 address ${stdout.trim()}; ip neigh flush dev eth0; nc -z -w 2 ${OUTSIDE} ${OTHER}`
+    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    expect((await lab.inside(alice, steal)).exitCode).not.toBe(0)
+    await setNic(alice, OPEN_NIC)
+    expect((await lab.inside(alice, steal)).exitCode).toBe(0)
+    await putBack(alice)
+    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    await lab.containers.start(bob, lab.node)
+  })
+
+  const OPEN_NIC = {
+    'security.mac_filtering': 'false',
+    'security.ipv4_filtering': 'false',
+    'security.ipv6_filtering': 'false',
+    'ipv6.address': ''
+  }
+
+  /** Restarts the container with other settings of its NIC. */
+  async function setNic(user: User, settings: Record<string, string>): Promise<void> {
+    await lab.containers.stop(user, lab.node, { timeoutMs: 0 })
+    const { etag, devices, ...instance } = await getInstance(lab.lxd, user.name)
+    const eth0 = Object.fromEntries(
+      Object.entries({ ...devices['eth0'], ...settings }).filter(([, value]) => value !== '')
+    )
+    await updateInstance(lab.lxd, user.name, { ...instance, devices: { ...devices, eth0 } }, etag)
+    await setInstanceState(lab.lxd, user.name, 'start')
+    await waitForNetwork(user)
+  }
+
+  /** berth's own start puts the NIC right. */
+  async function putBack(user: User): Promise<void> {
+    await lab.containers.stop(user, lab.node, { timeoutMs: 0 })
+    await lab.containers.start(user, lab.node)
+    expect((await getInstance(lab.lxd, user.name)).devices['eth0']).toMatchObject({ 'security.mac_filtering': 'true' })
+  }
+
+  const waitForNetwork = (user: User) =>
+    lab.inside(
+      user,
+      'for i in $(seq 100); do ip -4 -o address show dev eth0 | grep -q inet && exit 0; sleep 0.1; done; exit 1'
+    )
+})
