@@ -12,7 +12,7 @@ export class Console {
   #progress: ProgressLine | undefined
 
   constructor() {
-    this.colors = picocolors.createColors(process.stdout.isTTY && process.stdout.hasColors())
+    this.colors = picocolors.createColors(process.stdout.isTTY === true && process.stdout.hasColors())
     this.columns = process.stdout.columns || 80
   }
 
