@@ -42,9 +42,18 @@ function addTo(parent: Argv, command: AdminCommand | AdminGroup): Argv {
       return command.epilogue === undefined ? built : built.epilogue(command.epilogue)
     },
     async args => {
+      refuseRepeated(args, command.repeatable ?? [])
       exitCode = (await command.handler(args, session(args['config'] as string | undefined))) ?? 0
     }
   )
+}
+
+/** yargs makes a list of an option that is given twice; only where that is meant does a command expect one. */
+function refuseRepeated(args: Record<string, unknown>, repeatable: readonly string[]): void {
+  for (const [name, value] of Object.entries(args)) {
+    if (!Array.isArray(value) || name === '_' || repeatable.includes(name)) continue
+    throw new UserError('usage', `--${name} is given more than once.`, { hint: 'Say which of them is meant.' })
+  }
 }
 
 const verb = (command: AdminCommand): string => command.command.split(' ')[0] as string
@@ -58,7 +67,6 @@ function createParser(argv: readonly string[]): Argv {
       'parse-numbers': false,
       'parse-positional-numbers': false,
       'dot-notation': false,
-      'duplicate-arguments-array': false,
       'boolean-negation': false
     })
     .usage('$0: one LXC container per member on every GPU server of a lab')
@@ -78,7 +86,9 @@ function createParser(argv: readonly string[]): Argv {
     .exitProcess(false)
     .showHelpOnFail(false)
     .fail((message: string | null, error: Error | undefined) => {
-      throw error ?? new UserError('usage', message ?? undefined, { hint: `See: ${helpLine(argv)}` })
+      // yargs throws what its parser finds, and passes on what its validation finds.
+      if (error !== undefined && error.name !== 'YError') throw error
+      throw new UserError('usage', message ?? error?.message, { hint: `See: ${helpLine(argv)}` })
     })
     .epilogue('First steps: berth init, then berth doctor, then berth invite NAME.')
   for (const command of commands) addTo(parser, command)

@@ -21,6 +21,8 @@ export interface AdminCommand<Arguments = object> {
   readonly describe: string
   /** Lines below the options in the help. */
   readonly epilogue?: string
+  /** Options that may be given more than once. */
+  readonly repeatable?: readonly string[]
   builder(yargs: Argv): Argv<Arguments>
   /** Resolves to the exit code, 0 when nothing is returned. */
   handler(args: ArgumentsCamelCase<Arguments>, session: AdminSession): Promise<number | void> | number | void

@@ -23,6 +23,7 @@ const add = defineCommand({
   describe: 'make a user, with the keys that are at hand',
   epilogue: `The user gets a fixed port, the same on every node. Without a key at hand use \`berth invite NAME\` instead: it makes the
 user and a code with which the member enrols a key.`,
+  repeatable: ['key'],
   builder: yargs =>
     withName(yargs)
       .option('key', {
@@ -30,7 +31,7 @@ user and a code with which the member enrols a key.`,
         array: true,
         nargs: 1,
         default: [] as string[],
-        describe: 'file of a public key, - for standard input; may be repeated'
+        describe: 'file of a public key, such as id_ed25519.pub; may be repeated'
       })
       .option('port', { type: 'number', requiresArg: true, describe: 'the fixed port; default: the lowest free one' }),
   async handler({ name, key, port }, { console, perform, loadConfig }) {
