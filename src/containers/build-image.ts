@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { access, chmod, constants, mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { create } from 'tar'
 import { stringify } from 'yaml'
@@ -137,32 +137,32 @@ async function runLines(
   if (exitCode !== 0) throw new UserError('cannot-build', `Building ${what} failed:\n${lastLines.join('\n')}`)
 }
 
+const hosts = '127.0.0.1\tlocalhost\n127.0.1.1\t{{ container.name }}\n::1\tlocalhost ip6-localhost ip6-loopback\n'
+
+const nameTemplates: ImageRecipe['templates'] = [
+  { path: '/etc/hostname', content: '{{ container.name }}\n', properties: {}, when: ['create', 'copy', 'rename'] },
+  { path: '/etc/hosts', content: hosts, properties: {}, when: ['create', 'copy', 'rename'] }
+]
+
 /** The metadata tarball (LXD's "image format"): what the image is, and the files LXD fills in for each container. */
 async function writeMetadata(recipe: ImageRecipe, work: string): Promise<void> {
   const metadata = join(work, 'metadata')
-  const when = ['create', 'copy', 'rename']
   await mkdir(join(metadata, 'templates'), { recursive: true })
-  await writeFile(join(metadata, 'templates/hostname.tpl'), '{{ container.name }}\n')
-  await writeFile(
-    join(metadata, 'templates/hosts.tpl'),
-    '127.0.0.1\tlocalhost\n127.0.1.1\t{{ container.name }}\n::1\tlocalhost ip6-localhost ip6-loopback\n'
-  )
-  await writeFile(
-    join(metadata, 'metadata.yaml'),
-    stringify({
-      architecture: process.arch === 'arm64' ? 'aarch64' : 'x86_64',
-      creation_date: Math.floor(Date.now() / 1000),
-      properties: { description: recipe.description, os: recipe.os, release: recipe.release },
-      templates: {
-        '/etc/hostname': { when, template: 'hostname.tpl' },
-        '/etc/hosts': { when, template: 'hosts.tpl' }
-      }
-    })
-  )
-  await create({ cwd: metadata, gzip: true, portable: true, file: join(work, 'metadata.tar.gz') }, [
-    'metadata.yaml',
-    'templates'
-  ])
+  const templates: Record<string, object> = {}
+  for (const [index, { path, content, properties, when }] of [...nameTemplates, ...recipe.templates].entries()) {
+    const template = `${index}-${basename(path)}.tpl`
+    await writeFile(join(metadata, 'templates', template), content)
+    templates[path] = { when, template, properties }
+  }
+  const facts = {
+    architecture: process.arch === 'arm64' ? 'aarch64' : 'x86_64',
+    creation_date: Math.floor(Date.now() / 1000),
+    properties: { description: recipe.description, os: recipe.os, release: recipe.release },
+    templates
+  }
+  await writeFile(join(metadata, 'metadata.yaml'), stringify(facts))
+  const archive = { cwd: metadata, gzip: true, portable: true, file: join(work, 'metadata.tar.gz') }
+  await create(archive, ['metadata.yaml', 'templates'])
 }
 
 async function hashFiles(paths: string[]): Promise<string> {

@@ -8,6 +8,8 @@ const recipesDir = join(import.meta.dirname, '../../templates/images')
 
 const word = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9.+_~-]*$/)
 
+const absolutePath = z.string().regex(/^(\/(?!\.{1,2}(\/|$))[^/\n]+)+$/, 'must be an absolute path without . and ..')
+
 const recipeSchema = z.strictObject({
   description: z.string().regex(/^[^\n]{1,200}$/),
   os: word,
@@ -20,9 +22,20 @@ const recipeSchema = z.strictObject({
   files: z
     .array(
       z.strictObject({
-        path: z.string().regex(/^(\/(?!\.{1,2}(\/|$))[^/\n]+)+$/, 'must be an absolute path without . and ..'),
+        path: absolutePath,
         content: z.string(),
         mode: z.int().min(0).max(0o7777).default(0o644)
+      })
+    )
+    .default([]),
+  /** Files that LXD writes anew at the `when` of each container, filled in by pongo2 (LXD's "image format", templates). */
+  templates: z
+    .array(
+      z.strictObject({
+        path: absolutePath,
+        content: z.string(),
+        properties: z.record(word, z.string()).default({}),
+        when: z.array(z.enum(['create', 'copy', 'rename', 'start'])).default(['create', 'copy'])
       })
     )
     .default([]),

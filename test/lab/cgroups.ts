@@ -1,6 +1,5 @@
 import { mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { run } from './run.ts'
 
 export interface Hierarchy {
   type: 'cgroup' | 'cgroup2'
@@ -51,10 +50,15 @@ async function copyCpuset(parent: string, directory: string): Promise<void> {
   await writeFile(join(directory, 'cgroup.clone_children'), '1')
 }
 
-/** The directories called `name` in all hierarchies, whoever made them and whenever. */
-async function findCgroups(name: string): Promise<string[]> {
-  const found = await run('find', '/sys/fs/cgroup', '-type', 'd', '-name', name, '-prune')
-  return found.split('\n').filter(Boolean)
+/** The directories called `name` in all hierarchies, whoever made them and whenever; what is in other labs' is left aside. */
+async function findCgroups(name: string, directory = '/sys/fs/cgroup'): Promise<string[]> {
+  const entries = await readdir(directory, { withFileTypes: true }).catch(() => [])
+  const found = entries.map(async entry => {
+    if (!entry.isDirectory()) return []
+    if (entry.name === name) return [join(directory, name)]
+    return entry.name.startsWith('berth-lab-') ? [] : await findCgroups(name, join(directory, entry.name))
+  })
+  return (await Promise.all(found)).flat()
 }
 
 async function listTree(directory: string): Promise<string[]> {

@@ -10,10 +10,6 @@ export interface ImageFiles {
   rootfsPath: string
 }
 
-const builderFiles = ['build-image.ts', 'build-image.sh'].map(file =>
-  join(import.meta.dirname, '../../src/containers', file)
-)
-
 /** Files of the image of recipe `name`, from the cache or built now. Two who want it at once wait for one build. */
 export async function cachedImage(cacheDir: string, name: string, say: (line: string) => void): Promise<ImageFiles> {
   const recipe = await readRecipe(name)
@@ -42,7 +38,7 @@ async function cached(
   make: (partial: string) => Promise<void>
 ): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(recipe))
-  for (const file of builderFiles) hash.update(await readFile(file))
+  hash.update(await readFile(join(import.meta.dirname, '../../src/containers/build-image.sh')))
   const directory = join(cacheDir, `${kind}-${hash.digest('hex').slice(0, 16)}`)
   await mkdir(cacheDir, { recursive: true })
   await using _lock = await takeLock(join(cacheDir, `${kind}.lock`))

@@ -5,7 +5,7 @@ import { cachedImage, cachedIncusTree, type ImageFiles } from './images.ts'
 import { installPackages } from './packages.ts'
 import { closePlace, isOpen, type Place } from './place.ts'
 import { takeLock } from './run.ts'
-import { createServer, findDaemon, importImages, type LabServer, type ServerKind } from './server.ts'
+import { createServer, findDaemon, importImages, type LabServer, startServer, type ServerKind } from './server.ts'
 
 /** A lab is its first server, and Incus beside it where both were asked for. */
 export interface Lab extends LabServer {
@@ -96,13 +96,12 @@ async function readLab(name: string): Promise<Lab | undefined> {
   return text === undefined ? undefined : (JSON.parse(text) as Lab)
 }
 
-/** The servers of the lab where all of them run; none where one does not, since that one cannot be put back in its place. */
+/** The servers of the lab, a daemon that has ended started anew; none where one's place is gone: then the lab must be made anew. */
 async function readRunning(name: string): Promise<LabServer[]> {
   const lab = await readLab(name)
   const servers = lab === undefined ? [] : lab.incus === undefined ? [lab] : [lab, lab.incus]
-  for (const server of servers) {
-    if (!(await isOpen(server.place)) || (await findDaemon(server)) === undefined) return []
-  }
+  for (const { place } of servers) if (!(await isOpen(place))) return []
+  for (const server of servers) if ((await findDaemon(server)) === undefined) await startServer(server)
   return servers
 }
 

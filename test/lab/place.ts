@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { open, readFile, readlink, writeFile } from 'node:fs/promises'
+import { open, readFile, readdir, readlink, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createCgroups, listProcesses, removeCgroups, type Hierarchy } from './cgroups.ts'
@@ -139,6 +139,8 @@ export async function closePlace({ name, link, directory }: Pick<Place, 'name' |
   }
   await tryRun('ip', 'link', 'delete', link)
   await tryRun('ip', 'netns', 'delete', name)
+  // ip mounted it with the first namespace; busy, and thus left, while there is another.
+  await tryRun('umount', '/run/netns')
   await detachLoops(directory, deadlineMs)
 }
 
@@ -150,11 +152,17 @@ function killProcess(pid: number): void {
   }
 }
 
-/** Loop devices free themselves when their file system goes; those that do not (the server died before its mount) are detached. */
+/**
+ * Loop devices free themselves when their file system goes; those that do not (the server died before its mount) are detached.
+ * Known by the file's number: Incus, with a root of its own, has another path for it.
+ */
 async function detachLoops(directory: string, deadlineMs: number): Promise<void> {
+  const disks = join(directory, 'state/disks')
+  const files = await Promise.all((await readdir(disks).catch(() => [])).map(file => stat(join(disks, file))))
+  const numbers = files.map(({ ino }) => String(ino))
   for (;;) {
-    const loops = (await run('losetup', '--list', '--noheadings', '--output', 'NAME,BACK-FILE')).split('\n')
-    const ours = loops.map(line => line.trim().split(/\s+/)).filter(([, file]) => file?.startsWith(`${directory}/`))
+    const loops = (await run('losetup', '--list', '--noheadings', '--raw', '--output', 'NAME,BACK-INO')).split('\n')
+    const ours = loops.map(line => line.split(' ')).filter(([, number]) => numbers.includes(number ?? ''))
     if (ours.length === 0) return
     for (const [device] of ours) await tryRun('losetup', '--detach', device!)
     if (Date.now() > deadlineMs) throw new Error(`loop devices still busy: ${ours.map(([device]) => device).join(' ')}`)

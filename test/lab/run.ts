@@ -14,8 +14,9 @@ export const toolEnvironment: NodeJS.ProcessEnv = {
 
 /** Runs a program to its end and gives its standard output; anything but exit 0 throws with what it said. */
 export async function run(command: string, ...args: string[]): Promise<string> {
-  const { stdout } = await execFileAsync(command, args, { env: toolEnvironment, maxBuffer: 64 * 1024 * 1024 })
-  return stdout
+  const ended = execFileAsync(command, args, { env: toolEnvironment, maxBuffer: 64 * 1024 * 1024 })
+  ended.child.stdin?.end()
+  return (await ended).stdout
 }
 
 /** As run, but a failure gives undefined. */
