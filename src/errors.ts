@@ -1,48 +1,57 @@
 /**
- * Every failure a member or an admin can meet by their own or the lab's circumstances. The list is closed: one row gives a
- * reason its words and its exit code (sysexits.h), so that scripts may rely on them.
+ * Every failure a person can meet by their own or the lab's circumstances. The lists are closed: one row gives a reason its
+ * words and its exit code (sysexits.h), so that scripts may rely on them. These can reach a member, over SSH:
  */
-const REASONS = {
+const MEMBER_REASONS = {
   usage: { exitCode: 64, words: 'That command line is not understood.' },
   'unknown-command': { exitCode: 64, words: 'There is no such command.' },
   'command-line-refused': { exitCode: 64, words: 'That command line is refused.' },
+  'unknown-key': { exitCode: 64, words: 'There is no such key.' },
+  'unknown-template': { exitCode: 64, words: 'There is no such template.' },
+  'not-registered': { exitCode: 64, words: 'There is no container on this node yet.' },
   'bad-key': { exitCode: 65, words: 'That is not a public key berth can take.' },
   'bad-user-name': { exitCode: 65, words: 'That is not a valid user name.' },
-  'bad-config': { exitCode: 65, words: 'The configuration is not valid.' },
-  'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
-  'cannot-build': { exitCode: 73, words: 'The image could not be built.' },
-  'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },
   'node-unavailable': { exitCode: 69, words: 'The node does not answer.' },
   'image-missing': { exitCode: 69, words: 'The template has no image on this node.' },
   'image-unfit': { exitCode: 69, words: 'The template cannot run on this node.' },
+  internal: { exitCode: 70, words: 'berth made a mistake.' },
   'cannot-create': { exitCode: 73, words: 'The container could not be created.' },
   'provisioning-failed': { exitCode: 73, words: 'The container could not be set up.' },
-  'ports-exhausted': { exitCode: 73, words: 'No free port is left.' },
   'addresses-exhausted': { exitCode: 73, words: 'No free address is left on the node.' },
   'port-taken': { exitCode: 73, words: 'That port is taken.' },
-  exists: { exitCode: 73, words: 'It exists already.' },
   busy: { exitCode: 75, words: 'Another operation is running.' },
   'start-failed': { exitCode: 75, words: 'The container did not start.' },
   'stop-failed': { exitCode: 75, words: 'The container did not stop.' },
   unreachable: { exitCode: 75, words: 'The container runs, but its SSH does not answer.' },
   'not-running': { exitCode: 75, words: 'The container is not running.' },
-  'timed-out': { exitCode: 75, words: 'It took too long.' },
-  'locked-state': { exitCode: 75, words: 'Another berth process holds the state.' },
-  'shutting-down': { exitCode: 75, words: 'berth is shutting down.' },
   'not-allowed': { exitCode: 77, words: 'That is not allowed.' },
   'user-disabled': { exitCode: 77, words: 'This account is disabled.' },
   'invite-invalid': { exitCode: 77, words: 'That code is wrong, used or expired.' },
   'last-key': { exitCode: 77, words: 'The last key cannot be removed.' },
-  'key-taken': { exitCode: 77, words: 'That key belongs to another user.' },
-  'unknown-user': { exitCode: 64, words: 'There is no such user.' },
-  'unknown-key': { exitCode: 64, words: 'There is no such key.' },
-  'unknown-node': { exitCode: 64, words: 'There is no such node.' },
-  'unknown-template': { exitCode: 64, words: 'There is no such template.' },
-  'not-registered': { exitCode: 64, words: 'There is no container on this node yet.' },
-  internal: { exitCode: 70, words: 'berth made a mistake.' }
+  'key-taken': { exitCode: 77, words: 'That key belongs to another user.' }
 } as const
 
+/** These only an admin, on berth's own command line. */
+const ADMIN_REASONS = {
+  'unknown-user': { exitCode: 64, words: 'There is no such user.' },
+  'unknown-node': { exitCode: 64, words: 'There is no such node.' },
+  'bad-config': { exitCode: 65, words: 'The configuration is not valid.' },
+  'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
+  'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },
+  'cannot-build': { exitCode: 73, words: 'The image could not be built.' },
+  'ports-exhausted': { exitCode: 73, words: 'No free port is left.' },
+  exists: { exitCode: 73, words: 'It exists already.' },
+  'locked-state': { exitCode: 75, words: 'Another berth process holds the state.' },
+  'shutting-down': { exitCode: 75, words: 'berth is shutting down.' }
+} as const
+
+const REASONS = { ...MEMBER_REASONS, ...ADMIN_REASONS }
+
+export type MemberReason = keyof typeof MEMBER_REASONS
+export type AdminReason = keyof typeof ADMIN_REASONS
 export type Reason = keyof typeof REASONS
+
+export const reasons = Object.keys(REASONS) as Reason[]
 
 export const reasons = Object.keys(REASONS) as Reason[]
 

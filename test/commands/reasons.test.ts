@@ -1,0 +1,309 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, request, type Server } from 'node:http'
+import { join } from 'node:path'
+import Sqlite from 'better-sqlite3'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { parse, stringify } from 'yaml'
+import { createCommands } from '../../forced-commands/index.ts'
+import type { MemberReason } from '../../src/errors.ts'
+import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
+
+/*
+ * Every reason a member can meet, met: over SSH, with the real client and a real LXD. The list below is complete because its type
+ * is; the last test holds the commands that were seen against the list of commands.
+ */
+
+let rig: Rig
+let alice: Member
+let bob: Member
+let faulty: FaultyLxd
+
+beforeAll(async () => {
+  rig = await startRig({ node: { forwarding: 'proxy' }, config: { ssh: { listen: '0.0.0.0' } } })
+  faulty = await FaultyLxd.start(rig)
+  await addNodes()
+  alice = await rig.addMember('alice')
+  bob = await rig.addMember('bob')
+  expect(await alice.register()).toMatchObject({ code: 0 })
+})
+afterAll(async () => {
+  await rig[Symbol.asyncDispose]()
+  await faulty[Symbol.asyncDispose]()
+})
+
+/** More nodes on the same server, each with one thing wrong. */
+async function addNodes(): Promise<void> {
+  const config = parse(readFileSync(rig.configPath, 'utf8')) as {
+    nodes: Record<string, Record<string, unknown>>
+    templates: object[]
+  }
+  const { gpu1 } = config.nodes
+  const broken = (name: string, managePort: number, change: object) => {
+    config.nodes[name] = { ...gpu1, managePort, ...change }
+  }
+  broken('dead', rig.managePort + 1, { lxd: 'unix:///nowhere/unix.socket' })
+  broken('poolless', rig.managePort + 2, { storagePool: 'no-such-pool', project: `${rig.project}-poolless` })
+  broken('faulty', rig.managePort + 3, { lxd: `unix://${faulty.path}` })
+  config.templates.push({ name: 'ghost', image: 'no-such-image', description: 'has no image' })
+  writeFileSync(rig.configPath, stringify(config))
+  await rig.end()
+  await rig.serve()
+}
+
+const manageOn = (node: string, member: Member, words: string) =>
+  run(['ssh', '-F', member.sshConfig, `${node}-manage`, words])
+
+function inDatabase<T>(work: (database: Sqlite.Database) => T): T {
+  const database = new Sqlite(join(rig.directory, 'state/berth.sqlite'), { timeout: 5000 })
+  try {
+    return work(database)
+  } finally {
+    database.close()
+  }
+}
+
+const inContainer = (words: string) => rig.lxc('exec', 'alice', '--', 'sh', '-c', words)
+
+/** The next start sets the container up again. */
+async function forgetProvisioning(): Promise<void> {
+  await alice.manage('stop --timeout 0')
+  inDatabase(database => database.prepare("UPDATE containers SET provisioned_at_ms = NULL WHERE node = 'gpu1'").run())
+}
+
+const provocations: Record<MemberReason, () => Promise<Ran>> = {
+  usage: () => alice.manage('status one two'),
+  'unknown-command': () => alice.manage('frobnicate'),
+  'command-line-refused': () => alice.manage('status; id'),
+  'not-allowed': () => bob.register('alice'),
+  'bad-key': () => alice.manage('keys add', { input: 'rubbish\n' }),
+  'key-taken': () => alice.manage('keys add', { input: readFileSync(`${bob.identity}.pub`) }),
+  'last-key': async () => alice.manage(`keys remove ${await fingerprintOf(alice)}`),
+  'unknown-key': async () => alice.manage(`keys remove ${await fingerprintOf(bob)}`),
+  'not-registered': () => bob.manage('status'),
+  'invite-invalid': () => run([...rig.manageArguments('enroll', bob.identity), 'bob', '0000-0000-0000-0000']),
+  'user-disabled': async () => {
+    const { code } = JSON.parse((await rig.berth('invite', 'carol', '--json')).stdout) as { code: string }
+    await rig.berth('user', 'disable', 'carol')
+    return run([...rig.manageArguments('enroll', await rig.makeKey('carol')), 'carol', code])
+  },
+  'bad-user-name': async () => {
+    const sgx = await rig.addMember('sgx')
+    return sgx.register()
+  },
+  'unknown-template': async () => {
+    inDatabase(database => database.prepare("UPDATE containers SET template = 'gone' WHERE node = 'gpu1'").run())
+    try {
+      return await alice.register()
+    } finally {
+      inDatabase(database => database.prepare("UPDATE containers SET template = 'debian-12' WHERE node = 'gpu1'").run())
+    }
+  },
+  'image-missing': () => bob.manage('register --template ghost'),
+  'node-unavailable': () => manageOn('dead', alice, 'register'),
+  'cannot-create': () => manageOn('poolless', alice, 'register'),
+  'stop-failed': async () => {
+    inDatabase(database =>
+      database
+        .prepare(
+          "INSERT INTO containers (user_id, node, template, ipv4, created_at_ms) SELECT user_id, 'faulty', template, ipv4, 1 FROM containers WHERE node = 'gpu1'"
+        )
+        .run()
+    )
+    return manageOn('faulty', alice, 'stop')
+  },
+  busy: async () => {
+    const restarting = alice.manage('restart')
+    let stopped = await alice.manage('stop')
+    for (let tries = 0; tries < 30 && stopped.code !== 75; tries++) stopped = await alice.manage('stop')
+    await restarting
+    return stopped
+  },
+  internal: async () => {
+    inDatabase(database => database.exec('ALTER TABLE host_keys RENAME TO host_keys_elsewhere'))
+    try {
+      return await alice.manage('known-hosts')
+    } finally {
+      inDatabase(database => database.exec('ALTER TABLE host_keys_elsewhere RENAME TO host_keys'))
+    }
+  },
+  'not-running': async () => {
+    await alice.manage('stop')
+    return alice.manage('shell -- true')
+  },
+  'port-taken': async () => {
+    await alice.manage('stop')
+    const { address, fixedPort } = JSON.parse((await alice.manage('status --json')).stdout) as {
+      address: string
+      fixedPort: number
+    }
+    const squatter = spawn(
+      rig.lab.enter[0] as string,
+      [...rig.lab.enter.slice(1), 'nc', '-lk', address, String(fixedPort)],
+      { stdio: 'ignore' }
+    )
+    try {
+      await expect.poll(async () => (await run(['nc', '-z', '-w', '1', address, String(fixedPort)])).code).toBe(0)
+      return await alice.manage('start')
+    } finally {
+      squatter.kill()
+      await once(squatter, 'exit')
+    }
+  },
+  'start-failed': async () => {
+    await alice.manage('stop')
+    const directory = `/tmp/gone-${rig.project}`
+    await run([...rig.lab.enterAll, 'mkdir', directory])
+    const added = await rig.lxc('config', 'device', 'add', 'alice', 'gone', 'disk', `source=${directory}`, 'path=/mnt')
+    expect(added).toMatchObject({ code: 0 })
+    await run([...rig.lab.enterAll, 'rmdir', directory])
+    try {
+      return await alice.manage('start')
+    } finally {
+      await rig.lxc('config', 'device', 'remove', 'alice', 'gone')
+    }
+  },
+  'image-unfit': async () => {
+    await alice.manage('start')
+    await inContainer('mv /usr/bin/sudo /usr/bin/sudo.away')
+    await forgetProvisioning()
+    const refused = await alice.manage('start')
+    await inContainer('mv /usr/bin/sudo.away /usr/bin/sudo')
+    return refused
+  },
+  'provisioning-failed': async () => {
+    await inContainer('echo "Nonsense yes" >> /etc/ssh/sshd_config')
+    await forgetProvisioning()
+    const refused = await alice.manage('start')
+    await inContainer('sed -i /Nonsense/d /etc/ssh/sshd_config')
+    return refused
+  },
+  unreachable: async () => {
+    await alice.manage('start')
+    await inContainer('systemctl disable ssh.service ssh.socket; systemctl mask ssh.service')
+    const refused = await alice.manage('restart')
+    await inContainer('systemctl unmask ssh.service; systemctl enable ssh.service')
+    return refused
+  },
+  'addresses-exhausted': async () => {
+    const bridge = (await rig.lxc('network', 'get', rig.network, 'ipv4.address', '--project', 'default')).stdout.trim()
+    const taken = inDatabase(database => database.prepare('SELECT ipv4 FROM containers').pluck().all() as string[])
+    const small = `${bridge.split('/')[0]}/30`
+    expect(taken).toContain(bridge.replace(/\.1\/24$/, '.2'))
+    expect(await rig.lxc('network', 'set', rig.network, `ipv4.address=${small}`, '--project', 'default')).toMatchObject(
+      { code: 0 }
+    )
+    return bob.register()
+  }
+}
+
+const fingerprintOf = async ({ identity }: Member) =>
+  (await run(['ssh-keygen', '-lf', `${identity}.pub`])).stdout.split(' ')[1] as string
+
+const exitCodes: Record<MemberReason, number> = {
+  usage: 64,
+  'unknown-command': 64,
+  'command-line-refused': 64,
+  'unknown-key': 64,
+  'unknown-template': 64,
+  'not-registered': 64,
+  'bad-key': 65,
+  'bad-user-name': 65,
+  'node-unavailable': 69,
+  'image-missing': 69,
+  'image-unfit': 69,
+  internal: 70,
+  'cannot-create': 73,
+  'provisioning-failed': 73,
+  'addresses-exhausted': 73,
+  'port-taken': 73,
+  busy: 75,
+  'start-failed': 75,
+  'stop-failed': 75,
+  unreachable: 75,
+  'not-running': 75,
+  'not-allowed': 77,
+  'user-disabled': 77,
+  'invite-invalid': 77,
+  'last-key': 77,
+  'key-taken': 77
+}
+
+interface Audited {
+  readonly words: string
+  readonly reason?: string
+  readonly exitCode?: number
+}
+
+const readAudit = async () => JSON.parse((await rig.berth('audit', '--json')).stdout) as Audited[]
+
+describe('every reason a member can meet', () => {
+  it.each(Object.keys(provocations) as MemberReason[])('%s', async reason => {
+    const { code, stdout, stderr } = await provocations[reason]()
+    expect({ code, stdout }, stderr).toEqual({ code: exitCodes[reason], stdout: '' })
+    // What happened, and on a line of its own what to do next.
+    const said = stderr.trim().split('\n')
+    expect(said.length).toBeGreaterThanOrEqual(2)
+    expect((await readAudit()).filter(entry => entry.exitCode === code && entry.reason === reason)).not.toEqual([])
+  })
+})
+
+describe('every command', () => {
+  it('was seen over SSH, doing what it is for', async () => {
+    for (const words of ['help', 'config', 'keys', 'status'])
+      expect(await alice.manage(words)).toMatchObject({ code: 0 })
+    const { code } = JSON.parse((await rig.berth('invite', 'dora', '--json')).stdout) as { code: string }
+    expect(await run([...rig.manageArguments('enroll', await rig.makeKey('dora')), 'dora', code])).toMatchObject({
+      code: 0
+    })
+    await rig.lxc('network', 'unset', rig.network, 'ipv4.address', '--project', 'default')
+    for (const words of ['start', 'shell -- true', 'restart'])
+      expect(await alice.manage(words)).toMatchObject({ code: 0 })
+    const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
+    const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]
+    const verbs = createCommands(parts).map(({ command }) => command.split(' ')[0])
+    expect([...new Set(done)].sort()).toEqual(verbs.sort())
+  })
+})
+
+/**
+ * A proxy in front of the real LXD that fails what a real one cannot be made to fail: stopping a container.
+ */
+class FaultyLxd implements AsyncDisposable {
+  readonly path: string
+  readonly #server: Server
+
+  constructor(path: string, server: Server) {
+    this.path = path
+    this.#server = server
+  }
+
+  static async start(rig: Rig): Promise<FaultyLxd> {
+    const path = join(rig.directory, 'faulty.socket')
+    const server = createServer((incoming, answer) => {
+      if (incoming.method === 'PUT' && /\/state(\?|$)/.test(incoming.url ?? '')) {
+        answer.writeHead(500, { 'content-type': 'application/json' })
+        answer.end(JSON.stringify({ type: 'error', error: 'planted', error_code: 500 }))
+        return
+      }
+      const { method, url, headers } = incoming
+      const onward = request({ socketPath: rig.lab.lxdSocket, method, path: url, headers }, real => {
+        answer.writeHead(real.statusCode ?? 502, real.headers)
+        real.pipe(answer)
+      })
+      onward.on('error', () => answer.destroy())
+      incoming.pipe(onward)
+    })
+    server.listen(path)
+    await once(server, 'listening')
+    return new FaultyLxd(path, server)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.closeAllConnections()
+    this.#server.close()
+    await once(this.#server, 'close')
+    rmSync(this.path, { force: true })
+  }
+}
