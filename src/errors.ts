@@ -53,8 +53,6 @@ export type Reason = keyof typeof REASONS
 
 export const reasons = Object.keys(REASONS) as Reason[]
 
-export const reasons = Object.keys(REASONS) as Reason[]
-
 interface Extra {
   /** What to do next: usually a command line to type. */
   hint?: string
