@@ -41,11 +41,11 @@ export class LoginDialogue {
     const bannedUntilMs = gate.bannedUntilMs(address, Date.now())
     if (bannedUntilMs !== undefined) {
       const minutes = Math.ceil((bannedUntilMs - Date.now()) / 60_000)
-      return this.#end(request, `Too many failed logins from ${address}. Try again in ${minutes} min.`)
+      return this.#end(`Too many failed logins from ${address}. Try again in ${minutes} min.`)
     }
     const isSigned = request.method === 'publickey' && request.signature !== undefined
     if (!isSigned && ++this.#questions > MAX_QUESTIONS)
-      return this.#end(request, 'Too many keys were offered. Name the right one: ssh -i FILE -o IdentitiesOnly=yes ...')
+      return this.#end('Too many keys were offered. Name the right one: ssh -i FILE -o IdentitiesOnly=yes ...')
     switch (request.method) {
       case 'publickey':
         return this.#answerKey(request)
@@ -74,7 +74,7 @@ export class LoginDialogue {
       verdict = judge({ login: username, address, algorithm, blob: key.data, proof })
     } catch (error) {
       log.error({ err: error }, 'login could not be checked')
-      return this.#end(request, 'berth cannot check logins at the moment. Please tell your admin.')
+      return this.#end('berth cannot check logins at the moment. Please tell your admin.')
     }
     if (verdict.verdict === 'would-do') {
       // asyncssh wants the very algorithm back that it asked about.
@@ -85,7 +85,7 @@ export class LoginDialogue {
     if (verdict.verdict === 'accepted') return verdict.principal
     if (verdict.verdict === 'disabled') {
       log.info({ login: shorten(username) }, 'login refused: account disabled')
-      return this.#end(request, 'Your account is disabled. Ask your admin.')
+      return this.#end('Your account is disabled. Ask your admin.')
     }
     if (verdict.fault !== undefined) this.#faults.add(`${key.algo}: ${verdict.fault}`)
     if (proof) this.#countFailure(request)
@@ -97,13 +97,12 @@ export class LoginDialogue {
     const { gate, address, log } = this.#parts
     gate.failed(address, Date.now())
     log.info({ login: shorten(request.username), method: request.method }, 'login failed')
-    if (++this.#failures >= MAX_FAILURES) this.#end(request, 'Too many failed logins on this connection.')
+    if (++this.#failures >= MAX_FAILURES) this.#end('Too many failed logins on this connection.')
   }
 
-  #end(request: AuthContext, text: string): undefined {
+  #end(text: string): undefined {
     const { wire } = this.#parts
     wire.sendBanner(`berth: ${text}`)
-    request.reject(['publickey'])
     wire.disconnect(text)
   }
 

@@ -2,11 +2,14 @@ import type { Socket } from 'node:net'
 import { createRequire } from 'node:module'
 import type ssh2 from 'ssh2'
 import { uint32, wireString } from '../directory/wire.ts'
+import { SIGNATURES } from './algorithms.ts'
 import type { Outgoing } from './channel-writer.ts'
 
 /** The parts of ssh2's insides that berth touches: the reason for pinning its exact version. */
 interface Protocol {
   _kexinit: unknown
+  _kex: { remoteExtInfoEnabled: boolean }
+  _onHandshakeComplete(...results: unknown[]): void
   readonly _packetRW: {
     readonly write: {
       readonly allocStart: number
@@ -60,6 +63,7 @@ const { sendPacket } = require('ssh2/lib/protocol/utils.js') as {
   sendPacket(protocol: Protocol, packet: Buffer, bypass?: boolean): boolean
 }
 
+const EXT_INFO = 7
 const USERAUTH_BANNER = 53
 const DISCONNECT = 1
 const PROTOCOL_ERROR = 2
@@ -97,6 +101,7 @@ export class Wire {
     this.#socket = _sock
     this.#protocol = _protocol
     this.#channels = _chanMgr
+    this.#announceSignatures()
     this.#guardHandlers()
     this.#guardSocket()
     this.#protocol.disconnect = reason => this.#sendDisconnect(reason, 'protocol error')
@@ -189,6 +194,21 @@ export class Wire {
 
   #wake(): void {
     for (const wake of this.#wakeUps) wake()
+  }
+
+  /** In place of ssh2's own list, which lacks a comma, and with it rsa-sha2-512 (RFC 8308 section 3.1). */
+  #announceSignatures(): void {
+    const complete = this.#protocol._onHandshakeComplete
+    this.#protocol._onHandshakeComplete = (...results) => {
+      this.#protocol._onHandshakeComplete = complete
+      const isWanted = this.#protocol._kex.remoteExtInfoEnabled
+      this.#protocol._kex.remoteExtInfoEnabled = false
+      complete(...results)
+      if (isWanted)
+        this.#send(
+          Buffer.concat([Buffer.of(EXT_INFO), uint32(1), wireString('server-sig-algs'), wireString(SIGNATURES.join())])
+        )
+    }
   }
 
   #guardSocket(): void {

@@ -145,7 +145,7 @@ for (const { name, publicKeys } of options.users) {
 }
 const server = await startSshServer({
   listen: options.listen,
-  nodes: ['gpu1', 'gpu2'].map(name => ({ name, managePort: 0 }) as NodeConfig),
+  nodes: ['gpu1', 'gpu2'].map(name => ({ name, managePort: 0, manageAddress: 'manage.example' }) as NodeConfig),
   hostKey: loadOrCreateHostKey(`${options.directory}/host_key`).privateKey,
   keys,
   users,

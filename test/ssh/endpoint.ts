@@ -56,11 +56,12 @@ export class Endpoint implements AsyncDisposable {
 
   /** Arguments of ssh, scp and sftp that make them independent of the machine's own configuration. */
   options(keyName: string | undefined, ...options: string[]): string[] {
+    // ssh takes the first value of each option, so the caller's come first.
     return [
+      ...options,
       ...['-F', 'none', '-o', 'StrictHostKeyChecking=no', '-o', 'LogLevel=ERROR', '-o', 'IdentityAgent=none'],
       ...['-o', `UserKnownHostsFile=${join(this.directory, 'known_hosts')}`],
-      ...(keyName === undefined ? [] : ['-i', this.keyFile(keyName), '-o', 'IdentitiesOnly=yes']),
-      ...options
+      ...(keyName === undefined ? [] : ['-i', this.keyFile(keyName), '-o', 'IdentitiesOnly=yes'])
     ]
   }
 
