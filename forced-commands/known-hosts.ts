@@ -20,10 +20,11 @@ export default ({ config, containers, hostPublicKey }: Parts): Command =>
     builder: yargs => yargs,
     async handler(_args, { principal, reply }) {
       const user = requireUser(principal)
-      for (const node of config.nodes.values()) {
-        reply.out(knownHostsLine(node.manageAddress, node.managePort, hostPublicKey))
-        for (const key of containers.hostKeys(user, node))
-          reply.out(knownHostsLine(node.address, user.fixedPort, key.publicKey))
-      }
+      // All or nothing: the output is appended to a file, where half a list would pass for a whole one.
+      const lines = [...config.nodes.values()].flatMap(node => [
+        knownHostsLine(node.manageAddress, node.managePort, hostPublicKey),
+        ...containers.hostKeys(user, node).map(key => knownHostsLine(node.address, user.fixedPort, key.publicKey))
+      ])
+      reply.out(lines.join('\n'))
     }
   })

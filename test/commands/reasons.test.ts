@@ -114,10 +114,13 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
     return manageOn('faulty', alice, 'stop')
   },
   busy: async () => {
-    const restarting = alice.manage('restart')
-    let stopped = await alice.manage('stop')
-    for (let tries = 0; tries < 30 && stopped.code !== 75; tries++) stopped = await alice.manage('stop')
-    await restarting
+    const restarting = spawn('ssh', ['-F', alice.sshConfig, 'gpu1-manage', 'restart'], {
+      stdio: ['ignore', 'ignore', 'pipe']
+    })
+    const restarted = once(restarting, 'exit')
+    await once(restarting.stderr, 'data')
+    const stopped = await alice.manage('stop')
+    await restarted
     return stopped
   },
   internal: async () => {
@@ -194,7 +197,11 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
     expect(await rig.lxc('network', 'set', rig.network, `ipv4.address=${small}`, '--project', 'default')).toMatchObject(
       { code: 0 }
     )
-    return bob.register()
+    try {
+      return await bob.register()
+    } finally {
+      await rig.lxc('network', 'set', rig.network, `ipv4.address=${bridge}`, '--project', 'default')
+    }
   }
 }
 
@@ -257,7 +264,6 @@ describe('every command', () => {
     expect(await run([...rig.manageArguments('enroll', await rig.makeKey('dora')), 'dora', code])).toMatchObject({
       code: 0
     })
-    await rig.lxc('network', 'unset', rig.network, 'ipv4.address', '--project', 'default')
     for (const words of ['start', 'shell -- true', 'restart'])
       expect(await alice.manage(words)).toMatchObject({ code: 0 })
     const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
