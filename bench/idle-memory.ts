@@ -25,7 +25,7 @@ export const idleMemory: Bench = {
     await grow(BERTH_SESSIONS, berthSession, () => [rig.pid])
     const berth = await grow(BERTH_SESSIONS, berthSession, () => [rig.pid])
     await using sshd = await PeerSshd.start()
-    const sshdSession = () => sshd.ssh([], ['-o', 'LogLevel=DEBUG1', '-N'])
+    const sshdSession = () => sshd.ssh([], ['-v', '-N'])
     const peer = await grow(SSHD_SESSIONS, sshdSession, () => family(sshd.pid))
     return { berth, peer }
   }
@@ -55,7 +55,7 @@ async function open([program = '', ...words]: string[]): Promise<ChildProcess> {
   const lines: string[] = []
   for await (const line of createInterface({ input: client.stderr })) {
     lines.push(line)
-    if (!/^Authenticated to |debug1: Entering interactive session/.test(line)) continue
+    if (!line.startsWith('Authenticated to ')) continue
     client.stderr.resume()
     return client
   }

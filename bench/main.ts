@@ -23,6 +23,9 @@ if (unknown.length > 0) {
 const say = (line: string) => console.error(`bench: ${line}`)
 const lab = 'bench'
 process.env['BERTH_TEST_LAB'] = lab
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => void downLab(lab).finally(() => process.exit(130)))
+}
 const results: { bench: Bench; figures: Figures; ratio: number; holds: boolean }[] = []
 try {
   await installPackages(say, ['openssh-server'])
