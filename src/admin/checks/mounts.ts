@@ -17,8 +17,12 @@ interface Mounted {
  * A node's mounts on this machine: are they there, and is the file server of each closed to containers? What leaves a container
  * carries the node's address, so a server that trusts that address would give a member's own NFS client everybody's files.
  */
-export async function checkMounts(configPath: string, node: NodeConfig): Promise<Finding[]> {
-  const mounted = readMounts()
+export async function checkMounts(
+  configPath: string,
+  node: NodeConfig,
+  mountinfo = readFileSync('/proc/self/mountinfo', 'utf8')
+): Promise<Finding[]> {
+  const mounted = parseMounts(mountinfo)
   const found = await Promise.all(node.mounts.map(({ source }) => checkMount(configPath, node, source, mounted)))
   return found.flat()
 }
@@ -56,9 +60,9 @@ async function checkMount(
 const isBelow = (path: string, parent: string): boolean =>
   path === parent || path.startsWith(parent === '/' ? '/' : `${parent}/`)
 
-/** /proc/self/mountinfo, proc_pid_mountinfo(5). */
-function readMounts(): Mounted[] {
-  return readFileSync('/proc/self/mountinfo', 'utf8')
+/** proc_pid_mountinfo(5) */
+function parseMounts(mountinfo: string): Mounted[] {
+  return mountinfo
     .split('\n')
     .filter(line => line !== '')
     .map(line => {

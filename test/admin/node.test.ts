@@ -1,0 +1,288 @@
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { join } from 'node:path'
+import Sqlite from 'better-sqlite3'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { loadConfig } from '../../src/config.ts'
+import { type Lab, upLab } from '../lab/lab.ts'
+import { run } from '../rig.ts'
+import { Desk, freePort } from './desk.ts'
+
+interface Found {
+  check: string
+  level: 'ok' | 'warning' | 'fault'
+  text: string
+  mend?: string
+}
+
+let lab: Lab
+const BRIDGE = 'berthadm0'
+beforeAll(async () => {
+  lab = await upLab({ name: process.env['BERTH_TEST_LAB'] ?? 'test', images: ['debian-12'] })
+})
+
+afterAll(async () => {
+  await lxc('profile', 'delete', 'berth', '--project', 'berth')
+  await lxc('project', 'delete', 'berth')
+  await lxc('network', 'delete', BRIDGE)
+  await lxc('network', 'acl', 'delete', `berth-${BRIDGE}`)
+})
+
+/** berth.yaml of a desk whose node is the lab's LXD and has no fault. */
+async function configureFor(
+  desk: Desk,
+  node: Record<string, unknown> = {},
+  config: Record<string, unknown> = {}
+): Promise<void> {
+  mkdirSync(join(desk.directory, 'nas'), { recursive: true })
+  desk.configure({
+    ssh: { listen: lab.hostAddress },
+    nodes: {
+      gpu1: {
+        address: lab.nodeAddress,
+        manageAddress: lab.hostAddress,
+        managePort: await freePort(lab.hostAddress),
+        lxd: `unix://${lab.lxdSocket}`,
+        network: BRIDGE,
+        ...node
+      }
+    },
+    templates: [{ name: 'debian-12', image: 'debian-12' }],
+    snapshots: { dir: join(desk.directory, 'nas') },
+    ...config
+  })
+}
+
+async function examine(desk: Desk): Promise<Found[]> {
+  const { reports } = await desk.json('doctor')
+  return reports.flatMap((report: { findings: Found[] }) => report.findings)
+}
+
+const lxc = (...words: string[]) => run([...lab.enterAll, 'env', `LXD_DIR=${lab.lxdDir}`, 'lxc', ...words])
+
+describe('berth init', () => {
+  it('writes a berth.yaml that loads and passes doctor, and a unit that systemd understands', async () => {
+    await using desk = new Desk()
+    const unit = join(desk.directory, 'berth.service')
+    const init = ['init', '--lxd', lab.lxdSocket, '--unit', unit, '--state-dir', desk.stateDir]
+    const shown = await desk.berth([...init, '--stdout'])
+    expect(shown.code).toBe(0)
+    expect(existsSync(desk.configPath)).toBe(false)
+    const written = await desk.berth(init)
+    expect(written.stdout).toMatch(/berth doctor --config .*\n.*systemctl enable --now berth\n.*berth invite NAME/)
+    expect(readFileSync(desk.configPath, 'utf8')).toBe(shown.stdout)
+    const config = loadConfig(desk.configPath)
+    const [node] = [...config.nodes.values()]
+    expect(node).toMatchObject({
+      address: lab.nodeAddress,
+      manageAddress: lab.hostAddress,
+      lxd: `unix://${lab.lxdSocket}`,
+      storagePool: 'default',
+      network: 'berthbr0'
+    })
+    expect(config.templates.map(({ image }) => image)).toContain('debian-12')
+    expect((await examine(desk)).filter(({ level }) => level === 'fault')).toEqual([])
+    expect((await run(['systemd-analyze', 'verify', unit])).stderr).toBe('')
+    expect(readFileSync(unit, 'utf8')).toContain(`ReadWritePaths=${desk.stateDir}\n`)
+  })
+
+  it('never writes over anything without --force, and writes what is missing', async () => {
+    await using desk = new Desk()
+    const unit = join(desk.directory, 'berth.service')
+    const init = ['init', '--lxd', lab.lxdSocket, '--unit', unit]
+    await configureFor(desk)
+    const before = readFileSync(desk.configPath, 'utf8')
+    const first = await desk.berth(init)
+    expect(first.stdout).toContain(`Left ${desk.configPath} as it was`)
+    expect(readFileSync(desk.configPath, 'utf8')).toBe(before)
+    expect(readFileSync(unit, 'utf8')).toContain(`ReadWritePaths=${desk.stateDir} -${desk.directory}/nas\n`)
+    expect((await desk.berth(init)).code).toBe(73)
+    expect((await desk.berth([...init, '--force', '--state-dir', desk.stateDir])).code).toBe(0)
+    expect(readFileSync(desk.configPath, 'utf8')).not.toBe(before)
+  })
+
+  it('says what to install where there is no LXD', async () => {
+    await using desk = new Desk()
+    const ran = await desk.berth(['init', '--lxd', join(desk.directory, 'none.socket'), '--stdout'])
+    expect(ran.code).toBe(69)
+    expect(ran.stderr).toContain('apt-get install')
+  })
+})
+
+describe('berth doctor', () => {
+  it('finds no fault where there is none', async () => {
+    await using desk = new Desk()
+    await configureFor(desk)
+    await desk.serve()
+    const found = await examine(desk)
+    expect(found.filter(({ level }) => level === 'fault')).toEqual([])
+    expect(found.every(({ level, mend }) => level === 'ok' || mend)).toBe(true)
+    expect((await desk.berth(['doctor'])).code).toBe(0)
+    const looked = new Set(found.map(({ check }) => check))
+    const all =
+      'state database serve manage-port ephemeral-ports inotify snapshots lxd clock firewall project pool bridge image gpus address'
+    expect([...looked].toSorted()).toEqual(all.split(' ').toSorted())
+  })
+
+  const plant = (node: Record<string, unknown>, config?: Record<string, unknown>) => (desk: Desk) =>
+    configureFor(desk, node, config)
+  it.each<[string, (desk: Desk) => Promise<unknown> | void, Pick<Found, 'check'> & { mend: string }]>([
+    ['a dead LXD', plant({ lxd: 'unix:///var/lib/lxd/none.socket' }), { check: 'lxd', mend: 'systemctl restart lxd' }],
+    ['an untrusted node', plant({ lxd: 'https://192.0.2.1:8443' }), { check: 'lxd', mend: 'berth node trust gpu1' }],
+    ['a missing pool', plant({ storagePool: 'tank' }), { check: 'pool', mend: 'storage create tank btrfs' }],
+    [
+      'a bridge of the host',
+      plant({ network: 'lo' }).bind(undefined),
+      { check: 'bridge', mend: 'network: another name' }
+    ],
+    ['a GPU that is not there', plant({ gpus: ['0000:65:00.0'] }), { check: 'gpus', mend: 'lspci' }],
+    ['a foreign address', plant({ address: '192.0.2.7' }), { check: 'address', mend: 'listenAddress' }],
+    [
+      'a loopback address',
+      plant({ address: 'localhost', listenAddress: '0.0.0.0' }),
+      { check: 'address', mend: 'address' }
+    ],
+    [
+      'a missing mount',
+      plant({ mounts: [{ source: '/no/such/ssd', path: '/SSD' }] }),
+      { check: 'mounts', mend: 'mkdir -p /no/such/ssd' }
+    ],
+    [
+      'a missing image',
+      plant({}, { templates: [{ name: 'debian-12', image: 'none-such' }] }),
+      { check: 'image', mend: 'berth template build debian-12' }
+    ],
+    [
+      'ephemeral ports',
+      plant({}, { ports: { from: 40000, to: 40999 } }),
+      { check: 'ephemeral-ports', mend: 'sysctl -p' }
+    ],
+    [
+      'a missing NAS',
+      plant({}, { snapshots: { dir: '/no/such/nas' } }),
+      { check: 'snapshots', mend: 'mkdir -p -m 700 /no/such/nas' }
+    ],
+    [
+      'a NAS that cannot be written',
+      plant({}, { snapshots: { dir: '/proc/fs' } }),
+      { check: 'snapshots', mend: '/proc/fs' }
+    ],
+    [
+      'a NAS inside of a mount, behind a link',
+      async desk => {
+        const [shared, nas] = [join(desk.directory, 'shared'), join(desk.directory, 'link')]
+        mkdirSync(join(shared, 'archives'), { recursive: true })
+        symlinkSync(join(shared, 'archives'), nas)
+        await configureFor(desk, { mounts: [{ source: shared, path: '/newNAS' }] }, { snapshots: { dir: nas } })
+      },
+      { check: 'snapshots', mend: 'snapshots.dir' }
+    ],
+    [
+      'a damaged database',
+      async desk => {
+        await configureFor(desk)
+        mkdirSync(desk.stateDir, { mode: 0o700 })
+        writeFileSync(join(desk.stateDir, 'berth.sqlite'), 'no database at all'.repeat(1000), { mode: 0o600 })
+      },
+      { check: 'database', mend: 'berth backup' }
+    ],
+    [
+      'a newer database',
+      async desk => {
+        await configureFor(desk)
+        await desk.berth(['user', 'list'])
+        const database = new Sqlite(join(desk.stateDir, 'berth.sqlite'))
+        database.pragma('user_version = 900')
+        database.close()
+      },
+      { check: 'database', mend: 'newer berth' }
+    ],
+    [
+      'an open state directory',
+      async desk => {
+        await configureFor(desk)
+        mkdirSync(desk.stateDir)
+        chmodSync(desk.stateDir, 0o755)
+      },
+      { check: 'state', mend: 'chmod go=' }
+    ]
+  ])('finds %s, and the command that mends it', async (_, sow, { check, mend }) => {
+    await using desk = new Desk()
+    await sow(desk)
+    const faults = (await examine(desk)).filter(({ level }) => level === 'fault')
+    expect(faults.map(fault => fault.check)).toContain(check)
+    expect(faults.map(fault => fault.mend).join('\n')).toContain(mend)
+  })
+
+  it('finds somebody else on the manage port', async () => {
+    await using desk = new Desk()
+    const port = await freePort(lab.hostAddress)
+    await configureFor(desk, { managePort: port })
+    const other = createServer(socket => socket.end('HTTP/1.1 400 Bad Request\r\n')).listen(port, lab.hostAddress)
+    const found = (await examine(desk)).find(({ check }) => check === 'manage-port')
+    other.close()
+    expect(found).toMatchObject({ level: 'fault', text: expect.stringContaining('HTTP/1.1 400') })
+    expect(found?.mend).toContain(`ss -ltnp 'sport = :${port}'`)
+  })
+
+  it('prints faults with what mends them, and exits with 1', async () => {
+    await using desk = new Desk()
+    await configureFor(desk, { gpus: ['0000:65:00.0'] }, { snapshots: { dir: '/no/such/nas' } })
+    const { code, stdout } = await desk.berth(['doctor'])
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/FAULT +snapshots: .*\n +mkdir -p -m 700 \/no\/such\/nas/)
+    expect(stdout).toMatch(/FAULT +gpus: .*0000:65:00\.0\n +lspci/)
+    expect(stdout).toContain('2 faults')
+  })
+
+  it('looks at one node alone with node check', async () => {
+    await using desk = new Desk()
+    await configureFor(desk, { storagePool: 'tank' })
+    const ran = await desk.berth(['node', 'check', 'gpu1'])
+    expect(ran.code).toBe(1)
+    expect(ran.stdout).toContain('storage create tank')
+    expect(ran.stdout).not.toContain('database')
+  })
+})
+
+describe('a node over HTTPS', () => {
+  let desk: Desk
+  beforeAll(async () => {
+    desk = new Desk()
+    await configureFor(desk, { lxd: `https://${lab.httpsAddress}` })
+  })
+  afterAll(() => desk[Symbol.asyncDispose]())
+
+  it('is not trusted unseen: no terminal, no answer, no pin', async () => {
+    const ran = await desk.berth(['node', 'trust', 'gpu1'])
+    expect(ran.code).toBe(64)
+    expect(ran.stderr).toMatch(/--fingerprint [0-9a-f]{64}/)
+    const wrong = await desk.berth(['node', 'trust', 'gpu1', '--fingerprint', 'ab'.repeat(32)])
+    expect(wrong.code).toBe(77)
+    expect(existsSync(join(desk.stateDir, 'lxd/gpu1.crt'))).toBe(false)
+    expect((await desk.berth(['node', 'list'])).stdout).toContain('does not know berth yet')
+  })
+
+  it('takes a token, once, and serve uses the new trust at once', async () => {
+    await desk.serve()
+    const added = await lxc('config', 'trust', 'add', '--name', `desk-${process.pid}`, '--quiet')
+    const token = added.stdout.trim().split('\n').at(-1) as string
+    const cut = await desk.berth(['node', 'trust', 'gpu1', '--token', token.slice(0, 40)])
+    expect(cut.code).toBe(64)
+    const trusted = await desk.berth(['node', 'trust', 'gpu1', '--token', token])
+    expect(trusted).toMatchObject({ code: 0, stderr: '' })
+    for (const file of ['client.crt', 'client.key', 'gpu1.crt'])
+      expect(statSync(join(desk.stateDir, 'lxd', file)).mode & 0o777).toBe(0o600)
+    expect(await desk.json('node', 'list')).toMatchObject([{ name: 'gpu1', server: expect.stringContaining('LXD') }])
+    expect((await desk.berth(['node', 'check', 'gpu1'])).code).toBe(0)
+  })
+
+  it('finds the certificate changed', async () => {
+    const pin = join(desk.stateDir, 'lxd/gpu1.crt')
+    rmSync(pin)
+    writeFileSync(pin, readFileSync(join(desk.stateDir, 'lxd/client.crt')), { mode: 0o600 })
+    const found = (await examine(desk)).find(({ check }) => check === 'lxd')
+    expect(found).toMatchObject({ level: 'fault', text: expect.stringContaining('another certificate') })
+    expect(found?.mend).toContain('berth node trust gpu1')
+  })
+})
