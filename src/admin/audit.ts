@@ -16,7 +16,7 @@ export const auditActions = [listAudit]
 const SPANS_MS: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 7 * 86_400_000 }
 
 /** `2h`, `30m`, `7d`, `2w` ago, or a date such as 2026-11-01 or 2026-11-01T08:00 in local time. @throws UserError `usage` */
-export function parseSince(text: string, nowMs = Date.now()): number {
+function parseSince(text: string, nowMs = Date.now()): number {
   const [, count, unit] = /^(\d{1,6})([mhdw])$/.exec(text) ?? []
   if (count !== undefined && unit !== undefined) return nowMs - Number(count) * (SPANS_MS[unit] as number)
   // A date alone would be UTC to Date.parse (ECMA-262, 21.4.1.32), and the list shows local time.

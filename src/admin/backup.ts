@@ -12,11 +12,7 @@ import { formatSize } from './console.ts'
  * @throws UserError `exists` when `file` is there already, `usage` when its directory cannot be written
  * @returns bytes written
  */
-export async function backUpDatabase(
-  path: string,
-  file: string,
-  onProgress: (fraction: number) => void
-): Promise<number> {
+async function backUpDatabase(path: string, file: string, onProgress: (fraction: number) => void): Promise<number> {
   const partial = `${file}.partial-${process.pid}`
   try {
     closeSync(openSync(partial, 'wx', 0o600))

@@ -1,4 +1,5 @@
 import { createInterface } from 'node:readline/promises'
+import { isatty } from 'node:tty'
 import Table from 'cli-table3'
 import picocolors from 'picocolors'
 import type { Colors } from 'picocolors/types.ts'
@@ -12,7 +13,7 @@ export class Console {
   #progress: ProgressLine | undefined
 
   constructor() {
-    this.colors = picocolors.createColors(process.stdout.isTTY === true && process.stdout.hasColors())
+    this.colors = picocolors.createColors(isatty(1) && process.stdout.hasColors())
     this.columns = process.stdout.columns || 80
   }
 

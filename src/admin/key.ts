@@ -83,7 +83,7 @@ const OUTCOMES: Record<KeyPush['outcome'], string> = {
   'node-unavailable': 'does not answer; it gets the new list later'
 }
 
-export function printPushes(console: Console, name: string, pushes: KeyPush[]): void {
+function printPushes(console: Console, name: string, pushes: KeyPush[]): void {
   for (const push of pushes) {
     if (push.outcome === 'no-container') continue
     console.out(

@@ -27,10 +27,10 @@ export class Desk implements AsyncDisposable {
   }
 
   /** `berth … --json` */
-  async json(...words: string[]): Promise<any> {
+  async json<T>(...words: string[]): Promise<T> {
     const ran = await this.berth([...words, '--json'])
     if (ran.code > 1) throw new Error(ran.stderr)
-    return JSON.parse(ran.stdout)
+    return JSON.parse(ran.stdout) as T
   }
 
   /** `berth … ` on a terminal on which `typed` is typed. */

@@ -5,6 +5,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { run } from '../rig.ts'
 import { type Desk, MAIN, makeKey, openDesk } from './desk.ts'
 
+interface Key {
+  fingerprint: string
+  comment: string
+}
+
 // One desk for all: each test adds users of its own. `serve` does not run, so every command takes the lock itself.
 let desk: Desk
 beforeAll(async () => (desk = await openDesk()))
@@ -24,11 +29,11 @@ describe('berth user', () => {
     expect(added.stdout).toMatch(
       /ssh -p \d+ alice@127\.0\.0\.1 config >> ~\/\.ssh\/config\n +ssh register@gpu1-manage alice/
     )
-    const user = await desk.json('user', 'show', 'alice')
+    const user = await desk.json<{ keys: Key[] }>('user', 'show', 'alice')
     expect(user).toMatchObject({ name: 'alice', state: 'enabled', fixedPort: 22500, containers: [] })
-    expect(user.keys.map(({ comment }: { comment: string }) => comment)).toEqual(['laptop', 'desktop'])
+    expect(user.keys.map(({ comment }) => comment)).toEqual(['laptop', 'desktop'])
     const printed = await run(['ssh-keygen', '-l', '-f', keys[0]])
-    expect(printed.stdout).toContain(user.keys[0].fingerprint)
+    expect(printed.stdout).toContain(user.keys[0]?.fingerprint)
   })
 
   it('adds all or nothing', async () => {
@@ -60,7 +65,7 @@ describe('berth user', () => {
     [['node', 'trust', 'gpu1'], 64, 'unix://'],
     [['template', 'build', 'win95'], 64, 'debian-12']
   ])('refuses berth %j with %i and says what to do', async (words, code, hint) => {
-    const ran = await desk.berth(words as string[])
+    const ran = await desk.berth(words)
     expect(ran).toMatchObject({ code, stdout: '' })
     expect(ran.stderr).toContain(hint)
   })
@@ -91,9 +96,9 @@ describe('berth user', () => {
   it('disables and enables', async () => {
     await desk.berth(['user', 'add', 'frida'])
     expect((await desk.berth(['user', 'disable', 'frida'])).code).toBe(0)
-    expect((await desk.json('user', 'show', 'frida')).state).toBe('disabled')
+    expect((await desk.json<{ state: string }>('user', 'show', 'frida')).state).toBe('disabled')
     expect((await desk.berth(['user', 'enable', 'frida'])).code).toBe(0)
-    expect((await desk.json('user', 'show', 'frida')).state).toBe('enabled')
+    expect((await desk.json<{ state: string }>('user', 'show', 'frida')).state).toBe('enabled')
   })
 })
 
@@ -103,7 +108,7 @@ describe('berth key', () => {
     const file = await makeKey(desk.directory, 'kim')
     expect((await desk.berth(['key', 'add', 'kim', file])).code).toBe(0)
     expect((await desk.berth(['key', 'add', 'kim', file])).code).toBe(73)
-    const [entry] = await desk.json('key', 'list', 'kim')
+    const [entry] = await desk.json<[Key]>('key', 'list', 'kim')
     expect(entry).toMatchObject({ type: 'ssh-ed25519', comment: 'kim', lastUsedAtMs: null })
     const removed = await desk.berth(['key', 'remove', 'kim', entry.fingerprint])
     expect(removed.code).toBe(0)
@@ -122,7 +127,7 @@ describe('berth invite', () => {
     const code = '[0-9A-Z]{4}(-[0-9A-Z]{4}){3}'
     const line = `ssh -p \\d+ -i ~/\\.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@127\\.0\\.0\\.1 ines ${code}`
     expect(stdout).toMatch(new RegExp(line))
-    const again = await desk.json('invite', 'ines')
+    const again = await desk.json<{ expiresAtMs: number; code: string; lines: object[] }>('invite', 'ines')
     expect(again).toMatchObject({ name: 'ines', created: false })
     const days = (again.expiresAtMs - Date.now()) / 86_400_000
     expect(days).toBeGreaterThan(6.99)
@@ -188,5 +193,5 @@ describe('berth backup', () => {
 })
 
 async function names(): Promise<string[]> {
-  return (await desk.json('user', 'list')).map((user: { name: string }) => user.name)
+  return (await desk.json<{ name: string }[]>('user', 'list')).map(user => user.name)
 }

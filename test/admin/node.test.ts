@@ -54,8 +54,8 @@ async function configureFor(
 }
 
 async function examine(desk: Desk): Promise<Found[]> {
-  const { reports } = await desk.json('doctor')
-  return reports.flatMap((report: { findings: Found[] }) => report.findings)
+  const { reports } = await desk.json<{ reports: { findings: Found[] }[] }>('doctor')
+  return reports.flatMap(report => report.findings)
 }
 
 const lxc = (...words: string[]) => run([...lab.enterAll, 'env', `LXD_DIR=${lab.lxdDir}`, 'lxc', ...words])

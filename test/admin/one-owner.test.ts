@@ -20,7 +20,7 @@ describe('the state has one owner', () => {
     expect(existsSync(join(desk.stateDir, 'berth.sock'))).toBe(true)
     const third = await desk.serve()
     expect(third.ready).toMatchObject({ level: 'info', pid: third.daemon.pid, stateDir: desk.stateDir })
-    expect((await desk.json('user', 'list')).length).toBe(0)
+    expect(await desk.json('user', 'list')).toEqual([])
   })
 
   it('has subcommands act by themselves when serve does not run, a dead socket or not', async () => {
@@ -30,7 +30,7 @@ describe('the state has one owner', () => {
     expect((await desk.berth(['user', 'add', 'bob'])).code).toBe(0)
     await endProcess(daemon, 'SIGKILL')
     expect((await desk.berth(['user', 'add', 'carol'])).code).toBe(0)
-    const names = (await desk.json('user', 'list')).map((user: { name: string }) => user.name)
+    const names = (await desk.json<{ name: string }[]>('user', 'list')).map(user => user.name)
     expect(names).toEqual(['alice', 'bob', 'carol'])
   })
 
@@ -40,7 +40,7 @@ describe('the state has one owner', () => {
     const ran = await Promise.all(names.map(name => desk.berth(['invite', name, '--json'])))
     expect(ran.map(({ code }) => code)).toEqual(names.map(() => 0))
     const ports = ran.map(({ stdout }) => JSON.parse(stdout).fixedPort as number)
-    expect(ports.toSorted()).toEqual([22000, 22001, 22002, 22003, 22004])
+    expect(ports.toSorted((one, other) => one - other)).toEqual([22000, 22001, 22002, 22003, 22004])
   })
 
   it('makes nothing that others may read', async () => {
