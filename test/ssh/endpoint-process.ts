@@ -155,14 +155,13 @@ const server = await startSshServer({
   limits: options.limits
 })
 
-type Request = { do: 'memory' | 'disable' | 'end-user' | 'close'; name?: string }
+type Request = { do: 'nothing' | 'disable' | 'end-user' | 'close'; name?: string }
 
 process.on('message', (request: Request) => {
   const user = request.name === undefined ? undefined : users.find(request.name)
-  if (request.do === 'memory') process.send?.({ event: 'memory', bytes: process.memoryUsage.rss() })
   if (request.do === 'disable' && user) users.setState(user, 'disabled')
   if (request.do === 'end-user' && user) server.endUser(user.id)
   if (request.do === 'close') void server.close().then(() => process.disconnect())
-  else process.send?.({ event: 'answer' })
+  else process.send?.({ event: 'answer', memoryBytes: process.memoryUsage.rss() })
 })
 process.send?.({ event: 'ready', ports: Object.fromEntries(server.ports) })

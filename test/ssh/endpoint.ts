@@ -121,15 +121,15 @@ export class Endpoint implements AsyncDisposable {
     return client
   }
 
-  async ask(request: { do: string; name?: string }): Promise<Event> {
-    const before = this.#events.length
+  async ask(request: { do: 'nothing' | 'disable' | 'end-user'; name?: string }): Promise<Event> {
+    const before = this.events('answer').length
     this.process.send(request)
-    await this.#until(() => this.#events.slice(before).some(({ event }) => event === 'answer'))
-    return this.#events[before] as Event
+    await this.#until(() => this.events('answer').length > before)
+    return this.events('answer').at(-1) as Event
   }
 
   async memoryBytes(): Promise<number> {
-    return (await this.ask({ do: 'memory' }))['bytes'] as number
+    return (await this.ask({ do: 'nothing' }))['memoryBytes'] as number
   }
 
   /** The first event of that name, waiting for it if needed. */
@@ -139,8 +139,12 @@ export class Endpoint implements AsyncDisposable {
     return find() as Event
   }
 
+  events(name: string): Event[] {
+    return this.#events.filter(({ event }) => event === name)
+  }
+
   sawEvent(name: string): boolean {
-    return this.#events.some(({ event }) => event === name)
+    return this.events(name).length > 0
   }
 
   /** Whether the endpoint still serves somebody who behaves. */
