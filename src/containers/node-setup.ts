@@ -176,15 +176,17 @@ const planProject = (node: NodeConfig) => ({
   config: { 'features.images': 'false', 'features.profiles': 'true', 'features.storage.volumes': 'true' }
 })
 
-const networkNames = listOf(z.looseObject({ name: z.string() }))
+const networkUrls = listOf(z.string())
 const networkState = z.looseObject({ addresses: listOf(z.looseObject({ address: z.string() })) })
 
 /** Every address of every interface of the node (GET /1.0/networks, /1.0/networks/NAME/state), LXD's or not. */
 export async function readHostAddresses(lxd: LxdClient): Promise<string[]> {
   const options = { timeoutMs: ANSWER_TIMEOUT_MS, query: { target: lxd.target } }
-  const found = await lxd.get(apiPath`/1.0/networks`, networkNames, { ...options, query: { recursion: 1 } })
+  // Not recursively: Incus 6.0 without Open vSwitch leaves the host's own interfaces out of that list.
+  const urls = await lxd.get(apiPath`/1.0/networks`, networkUrls, options)
+  const names = urls.map(url => decodeURIComponent(new URL(url, 'http://lxd').pathname.split('/').at(-1) ?? ''))
   const states = await Promise.all(
-    found.map(({ name }) => lxd.find(apiPath`/1.0/networks/${name}/state`, networkState, options))
+    names.map(name => lxd.find(apiPath`/1.0/networks/${name}/state`, networkState, options))
   )
   return states.flatMap(state => state?.addresses.map(({ address }) => address) ?? []).sort()
 }
