@@ -15,7 +15,7 @@ interface Finding {
 }
 
 /** `status` may be asked in a loop: a container is looked into at most this often. */
-const FINDING_AGE_MS = 10_000
+const FINDING_AGE_MS = 2000
 const LOOK_TIMEOUT_MS = 2000
 const BANNER_TIMEOUT_MS = 1000
 const MAX_FAULTS = 8
@@ -27,7 +27,7 @@ export class Health {
   readonly #findings = new Map<string, Finding>()
   readonly #underWay = new Map<string, Promise<readonly string[]>>()
 
-  /** Sentences about what is wrong, at most some seconds old; none when all is well or too many are being looked at. */
+  /** Sentences about what is wrong, at most two seconds old; none when all is well or too many are being looked at. */
   async faults(lxd: LxdClient, node: NodeConfig, user: User): Promise<readonly string[]> {
     const name = `${user.id}@${node.name}`
     const known = this.#findings.get(name)

@@ -41,13 +41,13 @@ export function planProfile(node: NodeConfig, cards: readonly GpuCard[]): Profil
   }
 }
 
-/** The NIC, which can neither pretend to be another one nor reach its neighbours; `ipv4` pins its address. */
+/** The NIC, which can neither pretend to be another one nor reach its neighbours; `ipv4` pins its address. The bridge has no IPv6,
+ *  so its filter drops all of it. */
 export function planNic(node: NodeConfig, ipv4?: string): ConfigMap {
   return {
     type: 'nic',
     name: 'eth0',
     network: node.network,
-    'ipv6.address': 'none',
     'security.mac_filtering': 'true',
     'security.ipv4_filtering': 'true',
     'security.ipv6_filtering': 'true',

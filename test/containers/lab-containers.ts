@@ -62,7 +62,7 @@ export class LabContainers implements AsyncDisposable {
           gpu1: {
             address: lab.nodeAddress,
             manageAddress: lab.hostAddress,
-            managePort: 2222,
+            managePort: 3000 + Math.floor(Math.random() * 5000),
             lxd: `unix://${lab.lxdSocket}`,
             project: `bc-${tag}`,
             storagePool: lab.pool,
@@ -146,16 +146,19 @@ export class LabContainers implements AsyncDisposable {
   }
 
   /** Listens in the server's network namespace (or, with `outside`, on the machine) and tells what arrives. */
-  async listen(kind: 'tcp' | 'udp', port: number, { outside = false, member = '' } = {}): Promise<Listener> {
+  async listen(kind: 'tcp' | 'udp', { port = 0, outside = false, member = '' } = {}): Promise<Listener> {
     const place = outside ? [] : this.lab.enter
     const words = [...place, process.execPath, '-e', LISTENER, kind, String(port), member]
     const child = spawn(words[0] as string, words.slice(1), { stdio: ['ignore', 'pipe', 'inherit'] })
     const heard: string[] = []
     const lines = createInterface({ input: child.stdout })
-    await once(lines, 'line')
+    const ended = once(child, 'exit').then(() => Promise.reject(new Error('the listener ended')))
+    const [first] = (await Promise.race([once(lines, 'line'), ended])) as [string]
     lines.on('line', line => heard.push(line))
+    ended.catch(() => {})
     return {
       heard,
+      port: Number(first),
       async [Symbol.asyncDispose]() {
         child.kill()
         await once(child, 'exit')
@@ -180,6 +183,7 @@ export class LabContainers implements AsyncDisposable {
 }
 
 export interface Listener extends AsyncDisposable {
+  readonly port: number
   /** One line for each connection or datagram. */
   readonly heard: readonly string[]
 }
@@ -188,13 +192,13 @@ const LISTENER = `
 const [kind, port, member] = process.argv.slice(1)
 if (kind === 'tcp') {
   const server = require('net').createServer(socket => { console.log('connection'); socket.on('error', () => {}); socket.end('open\\n') })
-  server.listen(+port, '0.0.0.0', () => console.log('ready'))
+  server.listen(+port, '0.0.0.0', () => console.log(server.address().port))
 } else {
   const socket = require('dgram').createSocket({ type: 'udp4', reuseAddr: true })
   socket.on('message', message => console.log(String(message).trim()))
   socket.bind(+port, () => {
     if (member) socket.addMembership('224.0.0.251', member)
-    console.log('ready')
+    console.log(socket.address().port)
   })
 }
 `

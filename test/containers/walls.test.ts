@@ -8,7 +8,6 @@ import { run } from '../rig.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 const HTTPS = 8443
-const OTHER = 4567
 /** On the machine, behind the node as seen from a container: TEST-NET-2 is denied, TEST-NET-3 is not (RFC 5737). */
 const DENIED = '198.51.100.7'
 const OUTSIDE = '203.0.113.7'
@@ -44,8 +43,8 @@ describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', se
     (await lab.inside(from, `nc -z -w 2 ${host} ${port}`)).exitCode === 0
   const hostReaches = async (host: string, port: number): Promise<boolean> =>
     (await run([...lab.lab.enter, 'bash', '-c', `timeout 2 bash -c '</dev/tcp/${host}/${port}'`])).code === 0
-  const send = (host: string, text: string) =>
-    lab.inside(alice, `for i in 1 2 3; do echo ${text} | nc -u -b -q 0 -w 1 ${host} ${OTHER}; done`)
+  const send = (host: string, port: number, text: string) =>
+    lab.inside(alice, `for i in 1 2 3; do echo ${text} | nc -u -b -q 0 -w 1 ${host} ${port}; done`)
 
   /** Takes the bridge's ACL down for the length of `action`, and lets berth put it back. */
   async function withoutWalls(action: () => Promise<void>): Promise<void> {
@@ -61,17 +60,17 @@ describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', se
   const ALLOW = { action: 'allow', state: 'enabled' } as const
 
   it('reaches the outside, the DNS of the node and the manage endpoint', async () => {
-    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
-    await using _manage = await lab.listen('tcp', lab.node.managePort, { outside: true })
-    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    await using outside = await lab.listen('tcp', { outside: true })
+    await using _manage = await lab.listen('tcp', { port: lab.node.managePort, outside: true })
+    expect(await reaches(OUTSIDE, outside.port)).toBe(true)
     expect(await reaches(gateway, 53)).toBe(true)
     expect(await reaches(lab.node.manageAddress, lab.node.managePort)).toBe(true)
   })
 
   it('reaches nothing else of the machine with the manage endpoint, which lies in a denied network', async () => {
-    await using _other = await lab.listen('tcp', OTHER, { outside: true })
-    expect(await reaches(lab.node.manageAddress, OTHER)).toBe(false)
-    await withoutWalls(async () => expect(await reaches(lab.node.manageAddress, OTHER)).toBe(true))
+    await using other = await lab.listen('tcp', { outside: true })
+    expect(await reaches(lab.node.manageAddress, other.port)).toBe(false)
+    await withoutWalls(async () => expect(await reaches(lab.node.manageAddress, other.port)).toBe(true))
   })
 
   it("does not reach LXD's HTTPS port by any address of the node", async () => {
@@ -82,27 +81,27 @@ describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', se
   })
 
   it("does not reach the node's other ports, by TCP, UDP, broadcast or multicast", async () => {
-    await using _tcp = await lab.listen('tcp', OTHER)
-    await using udp = await lab.listen('udp', OTHER, { member: gateway })
+    await using tcp = await lab.listen('tcp')
+    await using udp = await lab.listen('udp', { member: gateway })
     const targets = [gateway, lab.lab.nodeAddress, '255.255.255.255', '224.0.0.251']
-    expect(await reaches(gateway, OTHER)).toBe(false)
-    expect(await reaches(lab.lab.nodeAddress, OTHER)).toBe(false)
-    for (const target of targets) await send(target, `walled-${target}`)
+    expect(await reaches(gateway, tcp.port)).toBe(false)
+    expect(await reaches(lab.lab.nodeAddress, tcp.port)).toBe(false)
+    for (const target of targets) await send(target, udp.port, `walled-${target}`)
     await sleep(300)
     expect(udp.heard).toEqual([])
     await withoutWalls(async () => {
-      expect(await reaches(gateway, OTHER)).toBe(true)
-      for (const target of targets) await send(target, `open-${target}`)
+      expect(await reaches(gateway, tcp.port)).toBe(true)
+      for (const target of targets) await send(target, udp.port, `open-${target}`)
       await sleep(300)
     })
     expect(new Set(udp.heard)).toEqual(new Set(targets.map(target => `open-${target}`)))
   })
 
   it('does not reach denied networks', async () => {
-    await using _denied = await lab.listen('tcp', OTHER, { outside: true })
-    expect(await reaches(DENIED, OTHER)).toBe(false)
-    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
-    await withoutWalls(async () => expect(await reaches(DENIED, OTHER)).toBe(true))
+    await using listener = await lab.listen('tcp', { outside: true })
+    expect(await reaches(DENIED, listener.port)).toBe(false)
+    expect(await reaches(OUTSIDE, listener.port)).toBe(true)
+    await withoutWalls(async () => expect(await reaches(DENIED, listener.port)).toBe(true))
   })
 
   it('has no IPv6 neighbour: the bridge has no address of that kind, and frames of it are dropped', async () => {
@@ -122,22 +121,20 @@ describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', se
     expect(await reaches(lab.node.address, bob.fixedPort)).toBe(false)
     expect((await lab.inside(alice, `ping -c 1 -W 1 ${bobAddress}`)).exitCode).not.toBe(0)
     expect(await lab.ssh(bob, 'id -un')).toMatchObject({ code: 0, stdout: 'bob\n' })
-    await setNic(alice, { 'security.port_isolation': 'false' })
     await withoutWalls(async () => expect(await reaches(bobAddress, 22)).toBe(false))
-    await setNic(bob, { 'security.port_isolation': 'false' })
+    await setNic(alice, { 'security.port_isolation': 'false' })
     await withoutWalls(async () => expect(await reaches(bobAddress, 22)).toBe(true))
     await putBack(alice)
-    await putBack(bob)
     expect(await reaches(bobAddress, 22)).toBe(false)
   })
 
   it('gets nowhere with the address of another container, even of one that is stopped', async () => {
-    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
+    await using outside = await lab.listen('tcp', { outside: true })
     await lab.containers.stop(bob, lab.node)
-    const steal = `ip address add ${bobAddress}/32 dev eth0; nc -z -w 2 -s ${bobAddress} ${OUTSIDE} ${OTHER}; code=$?; exit $code`
+    const steal = `ip address add ${bobAddress}/32 dev eth0; nc -z -w 2 -s ${bobAddress} ${OUTSIDE} ${outside.port}; code=$?; exit $code`
     expect((await lab.inside(alice, steal)).exitCode).not.toBe(0)
     expect((await run([...lab.lab.enter, 'ping', '-c', '1', '-W', '1', bobAddress])).code).not.toBe(0)
-    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    expect(await reaches(OUTSIDE, outside.port)).toBe(true)
     await setNic(alice, OPEN_NIC)
     expect((await lab.inside(alice, steal)).exitCode).toBe(0)
     await putBack(alice)
@@ -145,24 +142,23 @@ describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', se
   })
 
   it('gets nowhere with the MAC address of another container', async () => {
-    await using _outside = await lab.listen('tcp', OTHER, { outside: true })
+    await using outside = await lab.listen('tcp', { outside: true })
     const { stdout } = await lab.inside(bob, 'cat /sys/class/net/eth0/address')
     await lab.containers.stop(bob, lab.node)
-    const steal = `ip link set eth0 address ${stdout.trim()}; ip neigh flush dev eth0; nc -z -w 2 ${OUTSIDE} ${OTHER}`
-    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    const steal = `ip link set eth0 address ${stdout.trim()}; ip neigh flush dev eth0; nc -z -w 2 ${OUTSIDE} ${outside.port}`
+    expect(await reaches(OUTSIDE, outside.port)).toBe(true)
     expect((await lab.inside(alice, steal)).exitCode).not.toBe(0)
     await setNic(alice, OPEN_NIC)
     expect((await lab.inside(alice, steal)).exitCode).toBe(0)
     await putBack(alice)
-    expect(await reaches(OUTSIDE, OTHER)).toBe(true)
+    expect(await reaches(OUTSIDE, outside.port)).toBe(true)
     await lab.containers.start(bob, lab.node)
   })
 
   const OPEN_NIC = {
     'security.mac_filtering': 'false',
     'security.ipv4_filtering': 'false',
-    'security.ipv6_filtering': 'false',
-    'ipv6.address': ''
+    'security.ipv6_filtering': 'false'
   }
 
   /** Restarts the container with other settings of its NIC. */
