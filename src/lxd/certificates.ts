@@ -61,6 +61,7 @@ export function fingerprintOf(certificate: string): string {
  */
 export async function joinTrust(lxd: LxdClient, name: string, token: string): Promise<void> {
   const { extensions } = await getServer(lxd)
-  const secret = extensions.has('explicit_trust_token') ? { trust_token: token } : { password: token }
+  // Incus knows only `trust_token`, LXD before that extension only `password`; each ignores the other.
+  const secret = { trust_token: token, ...(!extensions.has('explicit_trust_token') && { password: token }) }
   await lxd.operate('POST', apiPath`/1.0/certificates`, { json: { type: 'client', name, ...secret } })
 }

@@ -12,7 +12,7 @@ export interface Collection<Thing, Put> {
   list(lxd: LxdClient, options?: CallOptions): Promise<Thing[]>
   /** One, with the etag for a later update; undefined when there is none. */
   find(lxd: LxdClient, name: string, options?: CallOptions): Promise<(Thing & { etag: string }) | undefined>
-  /** @throws LxdError `refused` when the name is taken: 409, or 400 in LXD 5.0 */
+  /** @throws LxdError `refused` when the name is taken; the status differs: 409, 400, in Incus 6.0 also 500 */
   create(lxd: LxdClient, thing: Named<Put>, options?: WaitOptions): Promise<void>
   /** Replaces all of it; without an etag, whatever it was. @throws LxdError 412 when it changed since the etag was read */
   update(lxd: LxdClient, name: string, thing: Put, etag: string | undefined, options?: WaitOptions): Promise<void>

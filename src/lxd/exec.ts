@@ -96,7 +96,10 @@ async function connectAll(
   const path = apiPath`/1.0/operations/${operationId}/websocket`
   const open = async ([name, secret]: [string, string]) =>
     [name, await lxd.openWebSocket(path, { query: { secret }, signal })] as const
-  const tried = await Promise.allSettled(Object.entries(secrets).map(open))
+  const { control, ...streams } = secrets
+  // LXD runs the program once its streams are there, control or not: opened beside them, control may find it has already ended.
+  const first = control === undefined ? [] : await Promise.allSettled([open(['control', control])])
+  const tried = [...first, ...(await Promise.allSettled(Object.entries(streams).map(open)))]
   const opened = tried.filter(one => one.status === 'fulfilled').map(one => one.value)
   const failed = tried.find(one => one.status === 'rejected')
   if (failed === undefined) return Object.fromEntries(opened)

@@ -25,7 +25,8 @@ const DEFAULT_MAX_BYTES = 4 * 2 ** 20
 
 /**
  * HEAD /1.0/instances/NAME/files: of a running or stopped container. The last component is not followed when it is a symlink.
- * @returns undefined when there is no such file @throws LxdError `not-understood` for a fifo, socket or device
+ * A fifo, a socket or a device is told as a `file`.
+ * @returns undefined when there is no such file
  */
 export async function statFile(
   lxd: LxdClient,
@@ -38,7 +39,8 @@ export async function statFile(
 }
 
 /**
- * GET /1.0/instances/NAME/files: the bytes of a file, or the target of a symlink.
+ * GET /1.0/instances/NAME/files: the bytes of a file, or the target of a symlink. Never where a member may have been: the server
+ * waits for ever for a fifo's other end (LXD 5.0, Incus 6.0), and until then the container neither starts nor stops.
  * @returns undefined when there is no such file @throws LxdError `too-much` above `maxBytes`
  */
 export async function pullFile(
@@ -68,7 +70,7 @@ export async function listDirectory(
 
 /**
  * POST /1.0/instances/NAME/files: writes a file, makes a directory, or a symlink whose target is `content`.
- * Parent directories must exist. An existing file is overwritten, through a symlink if the path is one.
+ * Parent directories must exist. What is there is opened and overwritten, the target of a symlink, or a fifo.
  */
 export async function pushFile(
   lxd: LxdClient,

@@ -57,6 +57,7 @@ export interface NewInstance {
     | { readonly type: 'copy'; readonly source: string; readonly project?: string; readonly instance_only?: boolean }
     | { readonly type: 'none' }
   readonly description?: string
+  /** LXD 5.0 gives a copy none unless they are named here. */
   readonly profiles?: readonly string[]
   readonly config?: ConfigMap
   readonly devices?: DeviceMap
@@ -90,7 +91,7 @@ export async function findInstance(
   return getInstance(lxd, name, options).catch(absentIfNotFound)
 }
 
-/** POST /1.0/instances, on the client's cluster member if it has one. Not started. @throws LxdError 409 when the name is taken */
+/** POST /1.0/instances, on the client's cluster member if it has one. Not started. @throws LxdError `failed` when the name is taken */
 export async function createInstance(lxd: LxdClient, instance: NewInstance, options?: WaitOptions): Promise<void> {
   await lxd.operate('POST', apiPath`/1.0/instances`, {
     ...options,
@@ -125,7 +126,7 @@ export async function deleteInstance(lxd: LxdClient, name: string, options?: Wai
   await lxd.operate('DELETE', apiPath`/1.0/instances/${name}`, options)
 }
 
-/** POST /1.0/instances/NAME; it must be stopped. @throws LxdError 409 when the new name is taken */
+/** POST /1.0/instances/NAME; it must be stopped. @throws LxdError when the new name is taken */
 export async function renameInstance(
   lxd: LxdClient,
   name: string,
