@@ -95,6 +95,7 @@ async function runScript(recipe: ImageRecipe, work: string, options: BuildOption
   await writeFile(join(work, 'commands'), recipe.commands.map(command => `${command}\n`).join(''))
   const build = [
     work,
+    recipe.os,
     recipe.suite,
     recipe.mirror,
     recipe.components.join(' '),
