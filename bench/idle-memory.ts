@@ -1,65 +1,62 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
-import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Bench } from './bench.ts'
-import { members } from './members.ts'
+import ssh2 from 'ssh2'
+import type { Bench } from './bench.ts'
 import { PeerSshd } from './peer-sshd.ts'
 
-const BERTH_SESSIONS = 200
-const SSHD_SESSIONS = 40
+const BERTH_SESSIONS = 1000
+const SSHD_SESSIONS = 50
 const AT_ONCE = 8
+
+interface Target {
+  readonly host: string
+  readonly port: number
+  readonly username: string
+  readonly identity: string
+}
 
 export const idleMemory: Bench = {
   name: 'idle-memory',
-  claim: 'memory (PSS) of an idle session, against sshd',
+  claim: 'memory (PSS) of a session that is logged in and does nothing, against sshd',
   unit: 'KiB',
   limit: { atMost: 1 / 20 },
   async measure(rig) {
-    const [alice] = await members(rig, 1)
-    const berthSession = (index: number) => [
-      ...['ssh', '-v', '-N', '-F', alice!.sshConfig, '-o', `BindAddress=127.0.2.${index + 1}`, 'gpu1-manage']
-    ]
+    const bob = await rig.addMember('bob')
+    const manage = { host: rig.lab.hostAddress, port: rig.managePort, username: 'bob', identity: bob.identity }
     // Once through before measuring: what is compiled and pooled at the first sessions belongs to none of them.
-    await grow(BERTH_SESSIONS, berthSession, () => [rig.pid])
-    const berth = await grow(BERTH_SESSIONS, berthSession, () => [rig.pid])
+    await grow(BERTH_SESSIONS, manage, () => [rig.pid])
+    const berth = await grow(BERTH_SESSIONS, manage, () => [rig.pid])
     await using sshd = await PeerSshd.start()
-    const sshdSession = () => sshd.ssh([], ['-v', '-N'])
-    const peer = await grow(SSHD_SESSIONS, sshdSession, () => family(sshd.pid))
+    const shell = { host: '127.0.0.1', port: sshd.port, username: 'root', identity: sshd.identity }
+    const peer = await grow(SSHD_SESSIONS, shell, () => family(sshd.pid))
     return { berth, peer }
   }
 }
 
 /** Opens sessions that do nothing. @returns KiB that a server's processes grew by for each */
-async function grow(count: number, argv: (index: number) => string[], processes: () => number[]): Promise<number> {
+async function grow(count: number, target: Target, processes: () => number[]): Promise<number> {
   const memory = () => processes().reduce((sum, pid) => sum + pssKiB(pid), 0)
   const before = memory()
-  const clients: ChildProcess[] = []
+  const clients: ssh2.Client[] = []
   try {
-    for (let opened = 0; opened < count; opened += AT_ONCE) {
-      const batch = Array.from({ length: Math.min(AT_ONCE, count - opened) }, (_, index) => argv(opened + index))
-      clients.push(...(await Promise.all(batch.map(open))))
+    while (clients.length < count) {
+      const batch = Array.from({ length: Math.min(AT_ONCE, count - clients.length) }, () => open(target))
+      clients.push(...(await Promise.all(batch)))
     }
     await sleep(3000)
     return (memory() - before) / count
   } finally {
-    const ended = clients.filter(client => client.kill()).map(client => once(client, 'exit'))
-    await Promise.all(ended)
+    for (const client of clients) client.end()
     await sleep(1000)
   }
 }
 
-async function open([program = '', ...words]: string[]): Promise<ChildProcess> {
-  const client = spawn(program, words, { stdio: ['ignore', 'ignore', 'pipe'] })
-  const lines: string[] = []
-  for await (const line of createInterface({ input: client.stderr })) {
-    lines.push(line)
-    if (!line.startsWith('Authenticated to ')) continue
-    client.stderr.resume()
-    return client
-  }
-  throw new Error(`a session did not open:\n${lines.slice(-5).join('\n')}`)
+async function open({ host, port, username, identity }: Target): Promise<ssh2.Client> {
+  const client = new ssh2.Client()
+  client.connect({ host, port, username, privateKey: readFileSync(identity), readyTimeout: 60_000 })
+  await once(client, 'ready')
+  return client
 }
 
 /** A process and all its descendants. */

@@ -12,13 +12,13 @@ import { must } from './bench.ts'
 export class PeerSshd implements AsyncDisposable {
   readonly #directory: string
   readonly #daemon: ChildProcess
-  readonly #port: number
+  readonly port: number
   readonly identity: string
 
   private constructor(directory: string, daemon: ChildProcess, port: number, identity: string) {
     this.#directory = directory
     this.#daemon = daemon
-    this.#port = port
+    this.port = port
     this.identity = identity
   }
 
@@ -70,7 +70,7 @@ export class PeerSshd implements AsyncDisposable {
   ssh(command: readonly string[], options: readonly string[] = []): string[] {
     const client = ['ssh', '-F', 'none', '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null']
     const quiet = ['-o', 'LogLevel=ERROR', '-o', 'IdentitiesOnly=yes', '-o', 'IdentityAgent=none', '-i', this.identity]
-    return [...client, ...quiet, '-p', String(this.#port), ...options, 'root@127.0.0.1', ...command]
+    return [...client, ...quiet, '-p', String(this.port), ...options, 'root@127.0.0.1', ...command]
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
