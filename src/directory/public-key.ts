@@ -154,7 +154,7 @@ const badKey = (details: string, hint: string, cause?: unknown): UserError =>
 /** Comments end up in files and on screens: one line, printable, of bounded length. */
 const cleanComment = (comment: string): string =>
   comment
-    .replaceAll(/[\p{C}\p{Zl}\p{Zp}]+/gu, ' ')
+    .replaceAll(/[\p{C}\p{Z}]+/gu, ' ')
     .trim()
     .slice(0, MAX_COMMENT_LENGTH)
 

@@ -114,8 +114,9 @@ export class Gate {
         (failedAtMs.at(-1) ?? -Infinity) <= nowMs - failureWindowMs
       if (waiting === 0 && stale) this.#records.delete(key)
     }
+    // A good many at once: going through all of them for each new address would itself be the denial of service.
     for (const [key, { waiting }] of this.#records) {
-      if (this.#records.size < REMEMBERED_ADDRESSES) return
+      if (this.#records.size <= REMEMBERED_ADDRESSES * 0.9) return
       if (waiting === 0) this.#records.delete(key)
     }
   }
