@@ -30,6 +30,7 @@ export async function createCgroups(name: string): Promise<Hierarchy[]> {
     const parent = type === 'cgroup' ? (own.get(words.join(',')) ?? '/') : '/'
     const directory = join(mountPoint, parent, name)
     await mkdir(directory, { recursive: true })
+    if (type === 'cgroup2') await handOnControllers(mountPoint)
     if (words.includes('cpuset')) await copyCpuset(join(mountPoint, parent), directory)
     const named = words.some(word => word.startsWith('name='))
     hierarchies.push({
@@ -40,6 +41,14 @@ export async function createCgroups(name: string): Promise<Hierarchy[]> {
     })
   }
   return hierarchies
+}
+
+/** Version 2 gives a directory only the controllers its parent hands on; systemd does not hand on cpuset unasked (limits.cpu needs it). */
+async function handOnControllers(mountPoint: string): Promise<void> {
+  const available = (await readFile(join(mountPoint, 'cgroup.controllers'), 'utf8')).trim().split(' ')
+  for (const controller of ['cpu', 'cpuset', 'io', 'memory', 'pids']) {
+    if (available.includes(controller)) await writeFile(join(mountPoint, 'cgroup.subtree_control'), `+${controller}`)
+  }
 }
 
 /** A new version 1 cpuset is empty and takes no process (cpuset(7)). */

@@ -32,7 +32,7 @@ export async function installPackages(say: (line: string) => void, also: readonl
   if (missing.length > 0) {
     say(`installing ${missing.join(', ')}`)
     await using _policy = await refuseServiceStarts()
-    const install = ['install', '--yes', '--no-install-recommends', ...missing]
+    const install = ['install', '-o', 'DPkg::Lock::Timeout=300', '--yes', '--no-install-recommends', ...missing]
     if ((await tryRun('apt-get', ...install)) === undefined) {
       await run('apt-get', 'update')
       await run('apt-get', ...install)
