@@ -132,8 +132,6 @@ const schema = z.strictObject({
 })
 
 type Parsed = z.output<typeof schema>
-export type Limits = z.output<typeof limits>
-export type Gpus = z.output<typeof gpus>
 export type PortRange = z.output<typeof portRange>
 export type Template = Parsed['templates'][number]
 export type NodeConfig = z.output<typeof node> & { readonly name: string }

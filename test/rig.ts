@@ -136,6 +136,14 @@ export class Rig implements AsyncDisposable {
     return this.member(name, identity)
   }
 
+  /** A member whose container runs. */
+  async addRunningMember(name: string): Promise<Member> {
+    const member = await this.addMember(name)
+    const registered = await member.register()
+    if (registered.code !== 0) throw new Error(registered.stderr)
+    return member
+  }
+
   /** A member whose key is enrolled; fetches config and known_hosts over SSH as the README tells. */
   async member(name: string, identity: string): Promise<Member> {
     const member = new Member(this, name, identity)

@@ -101,13 +101,13 @@ function parseWords(commands: readonly Command[], words: string[], { principal, 
   }
   let args: Parameters<Command['handler']>[0] | undefined
   // A fresh instance each time: one yargs used by two sessions at once loses commands.
-  commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
+  void commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
   if (!args) throw new UserError('usage', undefined, { hint: `See: ${manageLine(node, `help ${words[0]}`)}` })
   return { command, args }
 }
 
 /** A strict yargs that knows one command only. Its messages become `usage` errors. */
-export function commandParser(
+function commandParser(
   command: Command,
   nodeName: string,
   handler: (args: Parameters<Command['handler']>[0]) => void = () => {}
@@ -143,7 +143,7 @@ export function commandParser(
 /** What `help VERB` prints: usage, positions, options, epilogue. */
 export function commandHelp(command: Command, nodeName: string): string {
   let text = ''
-  commandParser(command, nodeName)
+  void commandParser(command, nodeName)
     .help('help')
     .parse([verbOf(command), '--help'], {}, (_error, _args, output) => {
       text = output

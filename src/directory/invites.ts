@@ -5,7 +5,7 @@ import type { Keys } from './keys.ts'
 import type { PublicKey } from './public-key.ts'
 import type { User, Users } from './users.ts'
 
-export const INVITE_VALID_MS = 7 * 24 * 3600 * 1000
+const INVITE_VALID_MS = 7 * 24 * 3600 * 1000
 
 /** Crockford's base32: no I, L, O, U, so that a code survives being read aloud. */
 const ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'

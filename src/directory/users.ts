@@ -15,7 +15,7 @@ export interface User {
 }
 
 /** How long a released fixed port is kept from new users. */
-export const PORT_REST_MS = 30 * 24 * 3600 * 1000
+const PORT_REST_MS = 30 * 24 * 3600 * 1000
 
 const COLUMNS = 'id, name, fixed_port AS fixedPort, state, created_at_ms AS createdAtMs'
 

@@ -7,8 +7,7 @@ let alice: Member
 
 beforeAll(async () => {
   rig = await startRig()
-  alice = await rig.addMember('alice')
-  expect(await alice.register()).toMatchObject({ code: 0 })
+  alice = await rig.addRunningMember('alice')
 })
 afterAll(() => rig[Symbol.asyncDispose]())
 

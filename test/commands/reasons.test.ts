@@ -24,9 +24,8 @@ beforeAll(async () => {
   rig = await startRig({ node: { forwarding: 'proxy' }, config: { ssh: { listen: '0.0.0.0' } } })
   faulty = await FaultyLxd.start(rig)
   await addNodes()
-  alice = await rig.addMember('alice')
+  alice = await rig.addRunningMember('alice')
   bob = await rig.addMember('bob')
-  expect(await alice.register()).toMatchObject({ code: 0 })
 })
 afterAll(async () => {
   await rig[Symbol.asyncDispose]()
@@ -269,7 +268,7 @@ describe('every command', () => {
     const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
     const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]
     const verbs = createCommands(parts).map(({ command }) => command.split(' ')[0])
-    expect([...new Set(done)].sort()).toEqual(verbs.sort())
+    expect(new Set(done)).toEqual(new Set(verbs))
   })
 })
 

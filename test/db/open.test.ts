@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { MIGRATIONS_DIRECTORY, openDatabase } from '../../src/db/open.ts'
-import { UserError } from '../../src/errors.ts'
+import type { UserError } from '../../src/errors.ts'
 
 let directory: string
 beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'berth-db-'))))
