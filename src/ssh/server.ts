@@ -29,12 +29,13 @@ export interface SshServerOptions extends Directory {
 export interface ConnectionLimits extends GateLimits {
   /** From the TCP connection to the login (sshd_config(5), LoginGraceTime). */
   readonly graceMs: number
+  /** A client that is silent this long is asked whether it is there; the fourth question in a row is the end. */
+  readonly keepaliveMs: number
   /** Connections of all kinds to one endpoint. */
   readonly connections: number
 }
 
-const CONNECTION_LIMITS: ConnectionLimits = { ...GATE_LIMITS, graceMs: 20_000, connections: 4096 }
-const KEEPALIVE_MS = 15_000
+const CONNECTION_LIMITS: ConnectionLimits = { ...GATE_LIMITS, graceMs: 20_000, keepaliveMs: 15_000, connections: 4096 }
 
 export interface SshServer {
   /** The port each node's endpoint listens on, by node name. */
@@ -67,7 +68,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     hostKeys: [hostKey],
     algorithms: ALGORITHMS,
     ident: 'berth',
-    keepaliveInterval: KEEPALIVE_MS,
+    keepaliveInterval: limits.keepaliveMs,
     keepaliveCountMax: 3
   })
   engine.on('connection', client => {

@@ -334,6 +334,19 @@ describe('after a login', () => {
     await own.stillServes()
   })
 
+  test('a client that has stopped answering is hung up on', async () => {
+    await using own = await startEndpoint({ limits: { keepaliveMs: 200 } })
+    const { child, outcome } = own.startSsh(['wait', '60000'])
+    await own.event('waiting')
+    await sleep(1500)
+    expect(own.sawEvent('gone')).toBe(false)
+    child.kill('SIGSTOP')
+    await own.event('gone')
+    child.kill('SIGCONT')
+    expect((await outcome).exitCode).toBe(255)
+    await own.stillServes()
+  })
+
   test('answers that are never read take bounded memory', async () => {
     const attacker = await attack()
     attacker.socket.pause()

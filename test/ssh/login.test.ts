@@ -175,7 +175,7 @@ describe('who does not, and what they are told', () => {
 })
 
 test('a key offered without a signature opens nothing, nor does a signature of something else', async () => {
-  expect((await signLogin(endpoint, 'alice', 'ssh-ed25519', undefined, null)).outcome).toBe('asked to sign')
+  expect((await signLogin(endpoint, 'alice', 'ssh-ed25519', undefined, null)).outcome).toBe('asked to sign ssh-ed25519')
   expect((await signLogin(endpoint, 'alice', 'ssh-ed25519', undefined, data => data)).outcome).toBe('accepted')
   const spoiled = (data: Buffer) => Buffer.concat([data.subarray(0, -1), Buffer.of(0)])
   expect((await signLogin(endpoint, 'alice', 'ssh-ed25519', undefined, spoiled)).outcome).toBe('refused')
@@ -200,6 +200,14 @@ test('questions about keys are not logged above debug; logins and failures are',
   expect(own.log.join('')).not.toContain(readFileSync(own.keyFile('alice.pub'), 'utf8').split(' ')[1])
 })
 
+test('a question about an RSA key is answered with the very algorithm it asked about', async () => {
+  for (const algorithm of ['rsa-sha2-256', 'rsa-sha2-512'])
+    expect(await signLogin(endpoint, 'rsa2048', algorithm, undefined, null)).toEqual({
+      outcome: `asked to sign ${algorithm}`,
+      banner: ''
+    })
+})
+
 describe('at the gate', () => {
   test('a connection that does not log in is cut after the grace time, however it dawdles', async () => {
     await using own = await startEndpoint({ limits: { graceMs: 700 } })
@@ -216,6 +224,16 @@ describe('at the gate', () => {
     expect(Date.now() - started).toBeGreaterThan(600)
     expect(Date.now() - started).toBeLessThan(3000)
     await own.stillServes()
+  })
+
+  test('no endpoint holds more connections than it may', async () => {
+    await using own = await startEndpoint({ limits: { connections: 3 } })
+    const sockets = await Promise.all(Array.from({ length: 3 }, () => own.connect()))
+    await Promise.all(sockets.map(socket => once(socket, 'data')))
+    expect((await own.ssh([])).exitCode).toBe(255)
+    for (const socket of sockets) socket.destroy()
+    await sleep(200)
+    expect((await own.ssh([])).exitCode).toBe(0)
   })
 
   test('the grace time ends with the login', async () => {
@@ -317,7 +335,7 @@ function signLogin(
         }
         handlers['USERAUTH_SUCCESS'] = next('accepted')
         handlers['USERAUTH_FAILURE'] = next('refused')
-        handlers['USERAUTH_PK_OK'] = next('asked to sign')
+        handlers['USERAUTH_PK_OK'] = (_protocol, name) => next(`asked to sign ${String(name)}`)()
         handlers['CHANNEL_OPEN_FAILURE'] = () => end(proven)
         handlers['CHANNEL_OPEN_CONFIRMATION'] = () => end(proven === 'accepted' ? proven : `open although ${proven}`)
         protocol().authPK(
