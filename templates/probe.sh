@@ -10,7 +10,7 @@ if ! command -v sshd >/dev/null 2>&1; then
 else
     mkdir -p /run/sshd
     if ! said=$(sshd -t 2>&1); then
-        echo "sshd refuses its configuration: $(echo "$said" | tail -n 1)"
+        echo "sshd refuses its configuration: $(echo "$said" | head -n 1)"
     elif ! sshd -T -C "user=$name,host=localhost,addr=127.0.0.1" 2>/dev/null | grep -qi '^authorizedkeysfile.*/etc/ssh/berth_keys/'; then
         echo "sshd does not read berth's list of keys: AuthorizedKeysFile lacks /etc/ssh/berth_keys/%u."
     fi
