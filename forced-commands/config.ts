@@ -6,7 +6,7 @@ import { renderSshConfig } from '../src/directory/ssh-config.ts'
 export default ({ config }: { config: Config }): Command =>
   defineCommand({
     command: 'config',
-    describe: 'Print your ~/.ssh/config entries for all nodes',
+    describe: 'print your ~/.ssh/config entries for all nodes',
     epilogue: 'Append them once: ssh NODE-manage config >> ~/.ssh/config',
     allowedFor: ['member'],
     builder: yargs => yargs,

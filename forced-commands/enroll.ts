@@ -13,7 +13,7 @@ interface Parts {
 export default ({ invites, containers, config }: Parts): Command =>
   defineCommand({
     command: 'enroll <name> <code>',
-    describe: 'Enrol the key you have just proven, with the code of your invite',
+    describe: 'enrol the key you have just proven, with the code of your invite',
     epilogue: 'As ssh enroll@HOST NAME CODE. A code works once, within 7 days, for the name it was made for.',
     allowedFor: ['enroll'],
     secretWords: [1],

@@ -6,7 +6,7 @@ import { UserError } from '../src/errors.ts'
 export default ({ list }: { list: () => readonly Command[] }): Command =>
   defineCommand({
     command: 'help [command]',
-    describe: 'Explain the commands, or one of them',
+    describe: 'explain the commands; `help COMMAND` one of them',
     allowedFor: ['member', 'register', 'enroll'],
     builder: yargs => yargs.positional('command', { type: 'string', describe: 'the command to explain' }),
     async handler({ command: verb }, { node, principal, reply }) {
@@ -18,13 +18,17 @@ export default ({ list }: { list: () => readonly Command[] }): Command =>
         reply.out(commandHelp(command, node.name))
         return
       }
+      const lines: [string, string][] = [
+        [loginLine(node), 'into your container (scp, sftp, rsync, -L, -X, VS Code too)'],
+        [manageLine(node), 'start it, or show its state'],
+        ...list()
+          .filter(command => command.allowedFor.includes(principal.role))
+          .map(command => [manageLine(node, verbOf(command)), command.describe] as [string, string])
+      ]
+      const width = Math.max(...lines.map(([line]) => line.length)) + 2
       reply.out(`${bold('berth')}: your own container on ${node.name}, with root rights inside.`)
       reply.out('')
-      reply.out(`  ${loginLine(node).padEnd(34)}${dim('into your container (also scp, sftp, rsync, -L, -X, VS Code)')}`)
-      reply.out(`  ${manageLine(node).padEnd(34)}${dim('start it, or show its state')}`)
-      const commands = list().filter(command => command.allowedFor.includes(principal.role))
-      for (const command of commands)
-        reply.out(`  ${manageLine(node, command.command).padEnd(34)}${dim(command.describe)}`)
+      for (const [line, describe] of lines) reply.out(`  ${line.padEnd(width)}${dim(describe)}`)
       reply.out('')
       reply.out(`One command in detail: ${manageLine(node, 'help COMMAND')}`)
     }

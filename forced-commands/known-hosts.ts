@@ -14,7 +14,7 @@ interface Parts {
 export default ({ config, containers, hostPublicKey }: Parts): Command =>
   defineCommand({
     command: 'known-hosts',
-    describe: 'Print the known_hosts lines of all nodes and of your containers',
+    describe: 'print the known_hosts lines of all nodes and your containers',
     epilogue: 'Append them once, and ssh asks no question: ssh NODE-manage known-hosts >> ~/.ssh/known_hosts',
     allowedFor: ['member'],
     builder: yargs => yargs,

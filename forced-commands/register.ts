@@ -7,7 +7,7 @@ import { UserError } from '../src/errors.ts'
 export default ({ containers, config }: { containers: Containers; config: Config }): Command =>
   defineCommand({
     command: 'register [name]',
-    describe: 'Create your container on this node (once), and start it',
+    describe: 'create your container on this node, once',
     epilogue: 'As ssh register@NODE-manage NAME, or with your own login without the name.',
     allowedFor: ['register', 'member'],
     builder: yargs =>

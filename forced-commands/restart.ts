@@ -7,7 +7,7 @@ import type { Containers } from '../src/containers/containers.ts'
 export default ({ containers }: { containers: Containers }): Command =>
   defineCommand({
     command: 'restart',
-    describe: 'Stop your container and start it again',
+    describe: 'stop it and start it again',
     allowedFor: ['member'],
     builder: yargs =>
       yargs.option('timeout', {

@@ -6,7 +6,7 @@ import { UserError } from '../src/errors.ts'
 export default ({ containers }: { containers: Containers }): Command =>
   defineCommand({
     command: 'shell [command..]',
-    describe: 'A root shell in your container without its sshd or network: the way in when those are broken',
+    describe: 'a root shell in it, even when its sshd or network is broken',
     epilogue: [
       'With a terminal:   ssh -t NODE-manage shell',
       'One command:       ssh NODE-manage shell -- systemctl status ssh',

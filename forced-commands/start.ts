@@ -7,7 +7,7 @@ import type { Containers } from '../src/containers/containers.ts'
 export default ({ containers }: { containers: Containers }): Command =>
   defineCommand({
     command: 'start',
-    describe: 'Start your container, or show its state when it runs (the same without a command)',
+    describe: 'start it, or show its state when it runs',
     allowedFor: ['member'],
     builder: yargs => yargs,
     async handler(_args, { principal, node, reply }) {

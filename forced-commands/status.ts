@@ -6,7 +6,7 @@ import type { Containers } from '../src/containers/containers.ts'
 export default ({ containers }: { containers: Containers }): Command =>
   defineCommand({
     command: 'status',
-    describe: 'Show state, addresses, use against limits, faults and what is running',
+    describe: 'state, addresses, use against limits, faults',
     allowedFor: ['member'],
     builder: yargs => yargs.option('json', { type: 'boolean', default: false, describe: 'as one JSON document' }),
     async handler({ json }, { principal, node, reply }) {

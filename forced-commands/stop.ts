@@ -7,7 +7,7 @@ import type { Containers } from '../src/containers/containers.ts'
 export default ({ containers }: { containers: Containers }): Command =>
   defineCommand({
     command: 'stop',
-    describe: 'Stop your container: programs are asked to end, and killed after the timeout',
+    describe: 'stop it: programs are asked to end, and killed after a timeout',
     allowedFor: ['member'],
     builder: yargs =>
       yargs.option('timeout', {
@@ -19,7 +19,7 @@ export default ({ containers }: { containers: Containers }): Command =>
     async handler({ timeout }, { principal, node, reply }) {
       const user = requireUser(principal)
       const timeoutMs = parseSeconds('timeout', timeout, 600) * 1000
-      const progress = reply.progress('Stopping')
+      const progress = reply.progress(`Stopping on ${node.name}`)
       const outcome = await containers.stop(user, node, { timeoutMs }, progress.update).finally(() => progress.done())
       reply.out(
         {

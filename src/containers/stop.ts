@@ -29,7 +29,7 @@ export async function stopContainer(
   parts.records.setShouldRun(user, node.name, false)
   if (!instance || instance.status_code === STATUS.stopped) return 'already-stopped'
   if (timeoutMs > 0) {
-    report('stopping')
+    report('asking it to shut down')
     try {
       await setInstanceState(lxd, user.name, 'stop', { graceMs: timeoutMs, timeoutMs: timeoutMs + SPARE_MS })
       return 'stopped'
@@ -39,7 +39,7 @@ export async function stopContainer(
       if (state.status_code === STATUS.stopped) return 'stopped'
     }
   }
-  report('killing')
+  report('killing what is left')
   await setInstanceState(lxd, user.name, 'stop', { force: true, timeoutMs: KILL_TIMEOUT_MS }).catch(stopFailed)
   return 'killed'
 }
