@@ -39,7 +39,7 @@ function addTo(parent: Argv, command: AdminCommand | AdminGroup): Argv {
     command.describe,
     own => {
       const built = command.builder(own)
-      return command.epilogue === undefined ? built : built.epilogue(command.epilogue)
+      return command.epilogue === undefined ? built : built.epilogue(command.epilogue.replaceAll('\n', ' '))
     },
     async args => {
       refuseRepeated(args, command.repeatable ?? [])

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { createInterface } from 'node:readline/promises'
 import { isatty } from 'node:tty'
 import Table from 'cli-table3'
@@ -15,6 +16,11 @@ export class Console {
   constructor() {
     this.colors = picocolors.createColors(isatty(1) && process.stdout.hasColors())
     this.columns = process.stdout.columns || 80
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      // `berth audit | head`: whoever reads has had enough.
+      if (error.code === 'EPIPE') process.exit(0)
+      throw error
+    })
   }
 
   out(text: string): void {
@@ -61,8 +67,10 @@ export class Console {
     if (!process.stdin.isTTY) return undefined
     this.endProgress()
     const prompt = createInterface({ input: process.stdin, output: process.stderr })
+    // At the end of input and at Ctrl-C the question is never answered, only closed.
+    const closed = once(prompt, 'close').then(() => '')
     try {
-      return (await prompt.question(question)).trim()
+      return (await Promise.race([prompt.question(question), closed])).trim()
     } finally {
       prompt.close()
     }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createApp } from '../app.ts'
+import { type App, createApp } from '../app.ts'
 import type { Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { createLog } from '../log.ts'
@@ -30,7 +30,7 @@ export async function perform<Params, Result>(
     const lock = lockState(config.stateDir)
     if (lock !== undefined) {
       try {
-        return await actHere(config, action, params, report)
+        return await actHere(config, action, params, report, app => app.operations.closeInterrupted())
       } finally {
         lock.release()
       }
@@ -48,10 +48,12 @@ async function actHere<Params, Result>(
   config: Config,
   action: Action<Params, Result>,
   params: Params,
-  report: Report
+  report: Report,
+  prepare?: (app: App) => void
 ): Promise<Result> {
   const app = createApp(config, createLog('silent'))
   try {
+    prepare?.(app)
     return await runAction(app, action, params, report)
   } finally {
     await app.close()

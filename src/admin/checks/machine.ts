@@ -7,6 +7,7 @@ import { fault, type Finding, guard, ok, warning } from './finding.ts'
 
 /** LXD's own advice for many containers (its page "Production setup"): the kernel's 128 end at about a dozen. */
 const INOTIFY_INSTANCES = 512
+const MANY_CONTAINERS = 100
 
 /** The machine berth runs on, which is often a node too: ports, kernel settings, the snapshot directory. */
 export async function checkMachine(config: Config): Promise<Finding[]> {
@@ -15,6 +16,7 @@ export async function checkMachine(config: Config): Promise<Finding[]> {
     ...nodes.map(node => guard('manage-port', () => checkManagePort(config, node))),
     guard('ephemeral-ports', () => checkEphemeralPorts(config)),
     guard('inotify', checkInotify),
+    guard('idmap', () => checkIdmap(nodes)),
     guard('snapshots', () => checkSnapshotDirectory(config))
   ])
   return found.flat()
@@ -120,6 +122,25 @@ function checkInotify(): Finding[] {
       'echo fs.inotify.max_user_instances=1024 > /etc/sysctl.d/61-berth.conf && sysctl -p /etc/sysctl.d/61-berth.conf   # on every node'
     )
   ]
+}
+
+const IDS_PER_CONTAINER = 65_536
+
+/** With entries for root in subuid(5), LXD gives containers no ids but these: each isolated one needs a range of its own. */
+function checkIdmap(nodes: readonly NodeConfig[]): Finding[] {
+  if (!nodes.some(node => node.lxd.startsWith('unix:') && node.idmap === 'isolated')) return []
+  return ['/etc/subuid', '/etc/subgid'].filter(existsSync).flatMap(path => {
+    const own = readFileSync(path, 'utf8')
+      .split('\n')
+      .filter(line => line.startsWith('root:'))
+    if (own.length === 0) return []
+    const room = Math.max(...own.map(line => Math.floor(Number(line.split(':')[2]) / IDS_PER_CONTAINER)))
+    const text = `${path} has room for ${room} isolated containers`
+    if (room >= MANY_CONTAINERS) return [ok('idmap', text)]
+    return [
+      fault('idmap', text, `sed -i '/^root:/d' ${path} && echo root:1000000:1000000000 >> ${path}; then restart LXD`)
+    ]
+  })
 }
 
 function checkSnapshotDirectory(config: Config): Finding[] {

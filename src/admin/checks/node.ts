@@ -100,12 +100,19 @@ function connectionFault(node: NodeConfig, error: unknown): Finding {
 
 function checkVersion({ node, server }: Context): Finding[] {
   const name = `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}`
-  const upgrade = `apt-get update && apt-get install --only-upgrade ${server.kind}${where(node)}   # or: snap refresh lxd`
+  const packaged = node.lxd.includes('/snap/')
+    ? 'snap refresh lxd'
+    : `apt-get update && apt-get install --only-upgrade ${server.kind}`
+  const upgrade = packaged + where(node)
   if (!isSupported(server)) return [fault('lxd', `${name} is older than LXD 5.0 and Incus 6.0`, upgrade)]
-  const holes = knownHoles(server).map(({ id, what, fixedIn }) =>
-    warning('lxd', `${name} has ${id} unless its package mends it (${fixedIn} does): ${what}`, upgrade)
-  )
-  return [ok('lxd', `${name} at ${node.lxd}`), ...holes]
+  const answer = ok('lxd', `${name} at ${node.lxd}`)
+  const holes = knownHoles(server)
+  if (holes.length === 0) return [answer]
+  const list = holes.map(({ id, what, fixedIn }) => `${id} (mended in ${fixedIn}): ${what}`).join('; ')
+  return [
+    answer,
+    warning('lxd', `unless its package mends them, ${name} has known holes in importing: ${list}`, upgrade)
+  ]
 }
 
 async function checkClock({ node, lxd }: Context): Promise<Finding[]> {
