@@ -97,4 +97,5 @@ else
     systemctl enable --quiet ssh.service
     systemctl start ssh.service
 fi
-systemctl try-reload-or-restart ssh.service
+# Not a reload: an sshd that systemd handed its socket to does not survive one.
+systemctl try-restart ssh.service
