@@ -157,11 +157,13 @@ const server = await startSshServer({
 
 type Request = { do: 'nothing' | 'disable' | 'end-user' | 'close'; name?: string }
 
+// Whoever ran the test was killed.
+process.on('disconnect', () => process.exit())
 process.on('message', (request: Request) => {
   const user = request.name === undefined ? undefined : users.find(request.name)
   if (request.do === 'disable' && user) users.setState(user, 'disabled')
   if (request.do === 'end-user' && user) server.endUser(user.id)
-  if (request.do === 'close') void server.close().then(() => process.disconnect())
+  if (request.do === 'close') void server.close()
   else process.send?.({ event: 'answer', memoryBytes: process.memoryUsage.rss() })
 })
 process.send?.({ event: 'ready', ports: Object.fromEntries(server.ports) })

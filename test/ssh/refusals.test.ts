@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { connect, type Socket } from 'node:net'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { text } from 'node:stream/consumers'
 import type { ClientChannel } from 'ssh2'
@@ -76,20 +76,26 @@ test('local, dynamic, remote and standard-input forwarding are refused with a re
   client.end()
 })
 
-test('-L and -D open nothing: whoever connects is hung up on', async () => {
-  for (const options of [
-    ['-L', '127.0.0.1:46123:127.0.0.1:22'],
-    ['-D', '127.0.0.1:46124']
-  ]) {
-    const { child } = endpoint.startSsh(['-N'], [...options, '-o', 'ExitOnForwardFailure=yes'])
-    const port = Number(options[1]?.split(':')[1])
-    const socket = await dial(port)
-    // SOCKS 5, no authentication, connect to 127.0.0.1:22.
-    if (options[0] === '-D') socket.write(Buffer.from('050100' + '050100017f0000010016', 'hex'))
-    const answer = (await text(socket)).slice(0, 20)
-    expect(answer).not.toContain('SSH-')
+test('-L and -D lead nowhere, and the client says why', async () => {
+  for (const option of ['-L', '-D']) {
+    const port = await freePort()
+    const place = option === '-L' ? `127.0.0.1:${port}:127.0.0.1:${endpoint.port}` : `127.0.0.1:${port}`
+    const { child, outcome } = endpoint.startSsh(['-N'], [option, place, '-o', 'LogLevel=INFO'])
+    const reason = new Promise<void>(resolve =>
+      child.stderr.on('data', chunk => /open failed/.test(String(chunk)) && resolve())
+    )
+    const socket = await Promise.race([dial(port), outcome.then(({ stderr }) => Promise.reject(new Error(stderr)))])
+    const received: Buffer[] = []
+    socket.on('data', chunk => received.push(chunk))
+    // SOCKS 5, no authentication, connect to the endpoint itself, which would greet.
+    if (option === '-D')
+      socket.write(Buffer.from(`050100050100017f000001${endpoint.port.toString(16).padStart(4, '0')}`, 'hex'))
+    await reason
     child.kill()
-    await once(child, 'close')
+    expect((await outcome).stderr).toContain(
+      'open failed: administratively prohibited: forwarding is not for this host'
+    )
+    expect(Buffer.concat(received).toString('latin1')).not.toContain('SSH-')
   }
 })
 
@@ -158,6 +164,15 @@ test('of a hundred sessions at once sixteen are served and the others refused wi
   expect(await text(after)).toBe('after\n')
   client.end()
 })
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
 
 async function dial(port: number): Promise<Socket> {
   for (;;) {
