@@ -1,4 +1,8 @@
 import { downLab, listLabs } from './lab/lab.ts'
+import { installPackages } from './lab/packages.ts'
+
+/** What tests call beside what a lab needs. */
+const PROGRAMS = ['netcat-openbsd']
 
 /** One lab for all files of a run, brought up by the first test that wants it and taken down here at the end. */
 export default async function setUp(): Promise<() => Promise<void>> {
@@ -7,6 +11,7 @@ export default async function setUp(): Promise<() => Promise<void>> {
     const pid = /^run-(\d+)/.exec(name)?.[1]
     if (pid !== undefined && !isAlive(Number(pid))) await downLab(name)
   }
+  await installPackages(line => console.log(line), PROGRAMS)
   const lab = `run-${process.pid}`
   process.env['BERTH_TEST_LAB'] = lab
   return () => downLab(lab)
