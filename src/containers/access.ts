@@ -1,10 +1,11 @@
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import { deleteInstance, findInstance, updateInstance, type Instance } from '../lxd/instances.ts'
+import { deleteInstance, updateInstance, type Instance } from '../lxd/instances.ts'
 import type { Report } from '../operations/operations.ts'
 import { chooseForwarding, planDevices } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
+import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
 import { stopContainer } from './stop.ts'
 import { blame, tellAdmin } from './translate.ts'
@@ -12,7 +13,7 @@ import { blame, tellAdmin } from './translate.ts'
 /** Closes the fixed port of a member's container, running or not. */
 export async function closeFixedPort(parts: Parts, user: User, node: NodeConfig): Promise<void> {
   const lxd = parts.lxdFor(node)
-  const instance = await findInstance(lxd, user.name).catch(blame(node, 'internal', tellAdmin(node)))
+  const instance = await findContainer(lxd, node, user)
   if (!instance?.devices['ssh']) return
   const { ssh: _ssh, ...devices } = instance.devices
   await setDevices(lxd, user, instance, devices).catch(blame(node, 'stop-failed', tellAdmin(node)))
@@ -22,7 +23,7 @@ export async function closeFixedPort(parts: Parts, user: User, node: NodeConfig)
 export async function openFixedPort(parts: Parts, user: User, node: NodeConfig, facts: NodeFacts): Promise<void> {
   const lxd = parts.lxdFor(node)
   const record = parts.records.need(user, node.name)
-  const instance = await findInstance(lxd, user.name).catch(blame(node, 'internal', tellAdmin(node)))
+  const instance = await findContainer(lxd, node, user)
   if (!instance || instance.devices['ssh']) return
   const planned = planDevices(node, user, record.ipv4, chooseForwarding(node, facts.server))
   const devices = { ...instance.devices, ...(planned['ssh'] && { ssh: planned['ssh'] }) }
@@ -35,7 +36,7 @@ export async function removeContainer(parts: Parts, user: User, node: NodeConfig
   report('deleting')
   const lxd = parts.lxdFor(node)
   const failed = blame(node, 'stop-failed', tellAdmin(node))
-  if (await findInstance(lxd, user.name).catch(failed)) await deleteInstance(lxd, user.name).catch(failed)
+  if (await findContainer(lxd, node, user)) await deleteInstance(lxd, user.name).catch(failed)
   parts.records.forget(user, node.name)
 }
 

@@ -5,9 +5,10 @@ import type { Report } from '../operations/operations.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { pullFile } from '../lxd/files.ts'
 import { findImage } from '../lxd/images.ts'
-import { createInstance, deleteInstance, findInstance } from '../lxd/instances.ts'
+import { createInstance, deleteInstance } from '../lxd/instances.ts'
 import { chooseForwarding, planDevices } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
+import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
 import { PROFILE } from './profile.ts'
 import { blame, tellAdmin } from './translate.ts'
@@ -38,7 +39,7 @@ export async function ensureInstance(
   const { records } = parts
   const lxd = parts.lxdFor(node)
   const refused = blame(node, 'cannot-create', tellAdmin(node))
-  const existing = await findInstance(lxd, user.name).catch(refused)
+  const existing = await findContainer(lxd, node, user)
   if (existing) {
     records.claim(user, node.name, template.name, facts.bridge)
     return false

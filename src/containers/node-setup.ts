@@ -16,7 +16,7 @@ import { projects } from '../lxd/projects.ts'
 import { getResources, type GpuCard } from '../lxd/resources.ts'
 import { getServer, type ServerInfo } from '../lxd/server.ts'
 import { missingGpus, planProfile, PROFILE } from './profile.ts'
-import { blame, tellAdmin } from './translate.ts'
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from './translate.ts'
 import { planWalls } from './walls.ts'
 
 /** A node as berth found it after putting its part right. */
@@ -35,8 +35,6 @@ interface Hardware {
 
 /** GPUs and the host's own addresses are asked for anew after this time; the rest at every check. */
 const HARDWARE_AGE_MS = 60_000
-/** An LXD that takes connections and does not answer counts as absent: the member must know within 5 s. */
-const ANSWER_TIMEOUT_MS = 4000
 
 /** Project, bridge, its ACL and the profile: made by berth, and put back when somebody changed them. */
 export class NodeSetup {

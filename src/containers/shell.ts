@@ -1,19 +1,20 @@
 import type { Readable, Writable } from 'node:stream'
-import type { Terminal } from '../command/command.ts'
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
-import { exec } from '../lxd/exec.ts'
-import { findInstance, STATUS } from '../lxd/instances.ts'
+import { exec, type ExecTerminal } from '../lxd/exec.ts'
+import { STATUS } from '../lxd/instances.ts'
+import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
-import { blame, tellAdmin } from './translate.ts'
+import { blame } from './translate.ts'
 
 export interface ShellRequest {
   /** The user in the container, a plain Linux name. */
   readonly loginUser: string
   /** A program and its arguments; undefined for a login shell. */
   readonly command: readonly string[] | undefined
-  readonly terminal: Terminal | undefined
+  /** `term` as in the environment variable TERM. */
+  readonly terminal: (ExecTerminal & { readonly term: string }) | undefined
   readonly stdin: Readable
   readonly stdout: Writable
   readonly stderr: Writable
@@ -30,7 +31,7 @@ export async function openShell(parts: Parts, user: User, node: NodeConfig, requ
   parts.records.need(user, node.name)
   const lxd = parts.lxdFor(node)
   const cannotRun = blame(node, 'not-running', `See: ssh ${node.name}-manage status`)
-  const instance = await findInstance(lxd, user.name).catch(blame(node, 'internal', tellAdmin(node)))
+  const instance = await findContainer(lxd, node, user)
   if (instance?.status_code !== STATUS.running) {
     throw new UserError('not-running', undefined, { hint: `Start it with: ssh ${node.name}-manage` })
   }

@@ -4,14 +4,7 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { statFile } from '../lxd/files.ts'
-import {
-  findInstance,
-  getInstanceState,
-  setInstanceState,
-  STATUS,
-  updateInstance,
-  type Instance
-} from '../lxd/instances.ts'
+import { getInstanceState, setInstanceState, STATUS, updateInstance, type Instance } from '../lxd/instances.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Report } from '../operations/operations.ts'
 import { authorizedKeys, KEYS_DIRECTORY, pushAuthorizedKeys } from './authorized-keys.ts'
@@ -19,6 +12,7 @@ import { hostKeyFiles } from './host-keys.ts'
 import { chooseForwarding, forwardingOf, planDevices } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
 import { assignOwnIdmap } from './own-idmap.ts'
+import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
 import { placeDirectory, placeFiles, type PlacedFile } from './place-files.ts'
 import { PROFILE } from './profile.ts'
@@ -46,7 +40,7 @@ export async function startContainer(
   const { records } = parts
   const lxd = parts.lxdFor(node)
   const startFailed = blame(node, 'start-failed', tellAdmin(node))
-  const instance = await findInstance(lxd, user.name).catch(startFailed)
+  const instance = await findContainer(lxd, node, user)
   if (!instance) {
     throw new UserError('not-registered', `The container of ${user.name} is gone from ${node.name}.`, {
       hint: `Make a new one with: ssh register@${node.name}-manage ${user.name}`

@@ -2,17 +2,15 @@ import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { ConfigMap, DeviceMap } from '../lxd/answer.ts'
 import { absentIfNotFound } from '../lxd/client.ts'
-import { findInstance, getInstanceState, STATUS, type Instance, type InstanceState } from '../lxd/instances.ts'
+import { getInstanceState, STATUS, type Instance, type InstanceState } from '../lxd/instances.ts'
 import type { RunningOperation } from '../operations/operations.ts'
 import type { ContainerStatus } from './container-status.ts'
+import { findContainer } from './find-container.ts'
 import type { Health } from './health.ts'
 import { forwardingOf } from './instance-plan.ts'
 import type { Parts } from './parts.ts'
 import type { ContainerRecord } from './records.ts'
-import { blame, tellAdmin } from './translate.ts'
-
-/** The whole of `status` must end within 5 s when LXD hangs. */
-const ANSWER_TIMEOUT_MS = 4000
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from './translate.ts'
 
 /** Two reads of LXD; a look inside at most every few seconds. @throws UserError `not-registered`, `node-unavailable` */
 export async function readStatus(
@@ -24,11 +22,12 @@ export async function readStatus(
 ): Promise<ContainerStatus> {
   const record = parts.records.need(user, node.name)
   const lxd = parts.lxdFor(node)
-  const options = { timeoutMs: ANSWER_TIMEOUT_MS }
   const [instance, state] = await Promise.all([
-    findInstance(lxd, user.name, options),
-    getInstanceState(lxd, user.name, options).catch(absentIfNotFound)
-  ]).catch(blame(node, 'internal', tellAdmin(node)))
+    findContainer(lxd, node, user),
+    getInstanceState(lxd, user.name, { timeoutMs: ANSWER_TIMEOUT_MS })
+      .catch(absentIfNotFound)
+      .catch(blame(node, 'node-unavailable', tellAdmin(node)))
+  ])
   const running = state?.status_code === STATUS.running
   // While it is being started or stopped nothing needs to be as it should.
   const inside = running && !operation && record.provisionedAtMs ? await health.faults(lxd, node, user) : []

@@ -1,8 +1,9 @@
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { Report } from '../operations/operations.ts'
-import { findInstance, getInstanceState, setInstanceState, STATUS } from '../lxd/instances.ts'
+import { getInstanceState, setInstanceState, STATUS } from '../lxd/instances.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
+import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
 import { blame, isNodeSilent, tellAdmin } from './translate.ts'
 
@@ -25,7 +26,7 @@ export async function stopContainer(
 ): Promise<StopOutcome> {
   const lxd = parts.lxdFor(node)
   const stopFailed = blame(node, 'stop-failed', tellAdmin(node))
-  const instance = await findInstance(lxd, user.name).catch(stopFailed)
+  const instance = await findContainer(lxd, node, user)
   parts.records.setShouldRun(user, node.name, false)
   if (!instance || instance.status_code === STATUS.stopped) return 'already-stopped'
   if (timeoutMs > 0) {

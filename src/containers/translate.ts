@@ -2,6 +2,9 @@ import { UserError, type Reason } from '../errors.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { NodeConfig } from '../config.ts'
 
+/** An LXD that takes connections and does not answer counts as absent: the member must know within 5 s. */
+export const ANSWER_TIMEOUT_MS = 4000
+
 const SILENT: ReadonlySet<string> = new Set(['unreachable', 'lost', 'timed-out'])
 
 export function isNodeSilent(error: unknown): error is LxdError {

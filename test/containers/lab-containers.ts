@@ -85,7 +85,7 @@ export class LabContainers implements AsyncDisposable {
   }
 
   /** As a restarted berth would: the same state, another configuration. */
-  open(config: Config): Containers {
+  open(config: Config, probe: typeof probeHostKey = probeHostKey, lxd: LxdClient = this.lxd): Containers {
     const { database, keys, log } = this
     const operations = new Operations(database)
     return new Containers({
@@ -93,8 +93,8 @@ export class LabContainers implements AsyncDisposable {
       database,
       keys,
       operations,
-      lxdFor: () => this.lxd,
-      probeHostKey,
+      lxdFor: () => lxd,
+      probeHostKey: probe,
       generateHostKey,
       log
     })
