@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import yargs, { type Argv } from 'yargs'
 import { type AdminCommand, type AdminGroup, type AdminSession } from './admin/admin-command.ts'
-import { commands } from './admin/commands.ts'
+import { loadCommands } from './admin/commands.ts'
 import { Console } from './admin/console.ts'
 import { perform } from './admin/perform.ts'
 import { BERTH_VERSION } from './admin/version.ts'
@@ -59,7 +59,7 @@ function refuseRepeated(args: Record<string, unknown>, repeatable: readonly stri
 const verb = (command: AdminCommand): string => command.command.split(' ')[0] as string
 
 /** Strict, and without guesses: a key's comment `1e3` or a name `no-op` stays what was typed. */
-function createParser(argv: readonly string[]): Argv {
+function createParser(commands: readonly (AdminCommand | AdminGroup)[], help: string): Argv {
   const parser = yargs()
     .scriptName('berth')
     .locale('en')
@@ -88,16 +88,11 @@ function createParser(argv: readonly string[]): Argv {
     .fail((message: string | null, error: Error | undefined) => {
       // yargs throws what its parser finds, and passes on what its validation finds.
       if (error !== undefined && error.name !== 'YError') throw error
-      throw new UserError('usage', message ?? error?.message, { hint: `See: ${helpLine(argv)}` })
+      throw new UserError('usage', message ?? error?.message, { hint: `See: ${help}` })
     })
     .epilogue('First steps: berth init, then berth doctor, then berth invite NAME.')
   for (const command of commands) addTo(parser, command)
   return parser
-}
-
-function helpLine(argv: readonly string[]): string {
-  const known = commands.find(command => verb(command as AdminCommand) === argv[0])
-  return known === undefined ? 'berth --help' : `berth ${argv[0]} --help`
 }
 
 /** The files of berth are root's: who is refused by the file system has typed the right thing as the wrong user. */
@@ -121,7 +116,9 @@ function fail(thrown: unknown): number {
 
 try {
   const argv = process.argv.slice(2)
-  await createParser(argv).parseAsync(argv.length === 0 ? ['--help'] : argv)
+  const commands = await loadCommands(argv[0])
+  const help = commands.length === 1 ? `berth ${argv[0]} --help` : 'berth --help'
+  await createParser(commands, help).parseAsync(argv.length === 0 ? ['--help'] : argv)
 } catch (error) {
   exitCode = fail(error)
 }

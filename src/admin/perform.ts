@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type App, createApp } from '../app.ts'
+import type { App } from '../app.ts'
 import type { Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { createLog } from '../log.ts'
@@ -51,6 +51,8 @@ async function actHere<Params, Result>(
   report: Report,
   prepare?: (app: App) => void
 ): Promise<Result> {
+  // Only here: when `serve` runs, LXD, SSH and all the rest are its own.
+  const { createApp } = await import('../app.ts')
   const app = createApp(config, createLog('silent'))
   try {
     prepare?.(app)

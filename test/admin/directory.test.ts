@@ -10,9 +10,12 @@ interface Key {
   comment: string
 }
 
-// One desk for all: each test adds users of its own. `serve` does not run, so every command takes the lock itself.
+// One desk and one `serve` for all: each test adds users of its own.
 let desk: Desk
-beforeAll(async () => (desk = await openDesk()))
+beforeAll(async () => {
+  desk = await openDesk()
+  await desk.serve()
+})
 afterAll(() => desk[Symbol.asyncDispose]())
 
 describe('berth user', () => {

@@ -120,98 +120,71 @@ describe('berth doctor', () => {
     expect((await desk.berth(['doctor'])).code).toBe(0)
     const looked = new Set(found.map(({ check }) => check))
     const all =
-      'state database serve manage-port ephemeral-ports inotify snapshots lxd clock firewall project pool bridge image gpus address'
+      'state database serve manage-port ephemeral-ports inotify idmap snapshots lxd clock firewall project pool bridge image gpus address'
     expect([...looked].toSorted()).toEqual(all.split(' ').toSorted())
   })
 
-  const plant = (node: Record<string, unknown>, config?: Record<string, unknown>) => (desk: Desk) =>
-    configureFor(desk, node, config)
-  it.each<[string, (desk: Desk) => Promise<unknown> | void, Pick<Found, 'check'> & { mend: string }]>([
-    ['a dead LXD', plant({ lxd: 'unix:///var/lib/lxd/none.socket' }), { check: 'lxd', mend: 'systemctl restart lxd' }],
-    ['an untrusted node', plant({ lxd: 'https://192.0.2.1:8443' }), { check: 'lxd', mend: 'berth node trust gpu1' }],
-    ['a missing pool', plant({ storagePool: 'tank' }), { check: 'pool', mend: 'storage create tank btrfs' }],
-    [
-      'a bridge of the host',
-      plant({ network: 'lo' }).bind(undefined),
-      { check: 'bridge', mend: 'network: another name' }
-    ],
-    ['a GPU that is not there', plant({ gpus: ['0000:65:00.0'] }), { check: 'gpus', mend: 'lspci' }],
-    ['a foreign address', plant({ address: '192.0.2.7' }), { check: 'address', mend: 'listenAddress' }],
-    [
-      'a loopback address',
-      plant({ address: 'localhost', listenAddress: '0.0.0.0' }),
-      { check: 'address', mend: 'address' }
-    ],
-    [
-      'a missing mount',
-      plant({ mounts: [{ source: '/no/such/ssd', path: '/SSD' }] }),
-      { check: 'mounts', mend: 'mkdir -p /no/such/ssd' }
-    ],
-    [
-      'a missing image',
-      plant({}, { templates: [{ name: 'debian-12', image: 'none-such' }] }),
-      { check: 'image', mend: 'berth template build debian-12' }
-    ],
-    [
-      'ephemeral ports',
-      plant({}, { ports: { from: 40000, to: 40999 } }),
-      { check: 'ephemeral-ports', mend: 'sysctl -p' }
-    ],
-    [
-      'a missing NAS',
-      plant({}, { snapshots: { dir: '/no/such/nas' } }),
-      { check: 'snapshots', mend: 'mkdir -p -m 700 /no/such/nas' }
-    ],
-    [
-      'a NAS that cannot be written',
-      plant({}, { snapshots: { dir: '/proc/fs' } }),
-      { check: 'snapshots', mend: '/proc/fs' }
-    ],
-    [
-      'a NAS inside of a mount, behind a link',
-      async desk => {
-        const [shared, nas] = [join(desk.directory, 'shared'), join(desk.directory, 'link')]
-        mkdirSync(join(shared, 'archives'), { recursive: true })
-        symlinkSync(join(shared, 'archives'), nas)
-        await configureFor(desk, { mounts: [{ source: shared, path: '/newNAS' }] }, { snapshots: { dir: nas } })
-      },
-      { check: 'snapshots', mend: 'snapshots.dir' }
-    ],
-    [
-      'a damaged database',
-      async desk => {
-        await configureFor(desk)
-        mkdirSync(desk.stateDir, { mode: 0o700 })
-        writeFileSync(join(desk.stateDir, 'berth.sqlite'), 'no database at all'.repeat(1000), { mode: 0o600 })
-      },
-      { check: 'database', mend: 'berth backup' }
-    ],
-    [
-      'a newer database',
-      async desk => {
-        await configureFor(desk)
-        await desk.berth(['user', 'list'])
-        const database = new Sqlite(join(desk.stateDir, 'berth.sqlite'))
-        database.pragma('user_version = 900')
-        database.close()
-      },
-      { check: 'database', mend: 'newer berth' }
-    ],
-    [
-      'an open state directory',
-      async desk => {
-        await configureFor(desk)
-        mkdirSync(desk.stateDir)
-        chmodSync(desk.stateDir, 0o755)
-      },
-      { check: 'state', mend: 'chmod go=' }
-    ]
-  ])('finds %s, and the command that mends it', async (_, sow, { check, mend }) => {
+  const finds = async (desk: Desk, faults: Record<string, string>): Promise<void> => {
+    const found = (await examine(desk)).filter(({ level }) => level === 'fault')
+    expect(Object.fromEntries(found.map(({ check, mend }) => [check, mend]))).toEqual(
+      Object.fromEntries(Object.entries(faults).map(([check, mend]) => [check, expect.stringContaining(mend)]))
+    )
+  }
+
+  it('finds what a node lacks, and what mends each', async () => {
     await using desk = new Desk()
-    await sow(desk)
-    const faults = (await examine(desk)).filter(({ level }) => level === 'fault')
-    expect(faults.map(fault => fault.check)).toContain(check)
-    expect(faults.map(fault => fault.mend).join('\n')).toContain(mend)
+    const node = {
+      address: '192.0.2.7',
+      storagePool: 'tank',
+      network: 'lo',
+      gpus: ['0000:65:00.0'],
+      mounts: [{ source: '/no/such/ssd', path: '/SSD' }]
+    }
+    await configureFor(desk, node, { templates: [{ name: 'debian-12', image: 'none-such' }] })
+    await finds(desk, {
+      pool: 'storage create tank btrfs',
+      bridge: 'network: another name',
+      gpus: 'lspci',
+      address: 'listenAddress',
+      mounts: 'mkdir -p /no/such/ssd',
+      image: 'berth template build debian-12'
+    })
+  })
+
+  it('finds a dead LXD, a newer database, ephemeral ports and a missing NAS', async () => {
+    await using desk = new Desk()
+    await configureFor(desk)
+    await desk.berth(['user', 'list'])
+    const database = new Sqlite(join(desk.stateDir, 'berth.sqlite'))
+    database.pragma('user_version = 900')
+    database.close()
+    const config = { ports: { from: 40000, to: 40999 }, snapshots: { dir: '/no/such/nas' } }
+    await configureFor(desk, { lxd: 'unix:///var/lib/lxd/none.socket' }, config)
+    await finds(desk, {
+      lxd: 'systemctl restart lxd',
+      database: 'newer berth',
+      'ephemeral-ports': 'sysctl -p',
+      snapshots: 'mkdir -p -m 700 /no/such/nas'
+    })
+  })
+
+  it('finds an open state directory, a damaged database, a NAS that cannot be written, and a loopback address', async () => {
+    await using desk = new Desk()
+    await configureFor(desk, { address: 'localhost', listenAddress: '0.0.0.0' }, { snapshots: { dir: '/proc/fs' } })
+    mkdirSync(desk.stateDir)
+    chmodSync(desk.stateDir, 0o755)
+    writeFileSync(join(desk.stateDir, 'berth.sqlite'), 'no database at all'.repeat(1000), { mode: 0o600 })
+    await finds(desk, { state: 'chmod go=', database: 'berth backup', snapshots: '/proc/fs', address: 'address' })
+  })
+
+  it('finds an untrusted node, and a NAS inside of a mount behind a link', async () => {
+    await using desk = new Desk()
+    const [shared, nas] = [join(desk.directory, 'shared'), join(desk.directory, 'link')]
+    mkdirSync(join(shared, 'archives'), { recursive: true })
+    symlinkSync(join(shared, 'archives'), nas)
+    const node = { lxd: 'https://192.0.2.1:8443', mounts: [{ source: shared, path: '/newNAS' }] }
+    await configureFor(desk, node, { snapshots: { dir: nas } })
+    await finds(desk, { lxd: 'berth node trust gpu1', snapshots: 'snapshots.dir' })
   })
 
   it('finds somebody else on the manage port', async () => {

@@ -129,17 +129,15 @@ const IDS_PER_CONTAINER = 65_536
 /** With entries for root in subuid(5), LXD gives containers no ids but these: each isolated one needs a range of its own. */
 function checkIdmap(nodes: readonly NodeConfig[]): Finding[] {
   if (!nodes.some(node => node.lxd.startsWith('unix:') && node.idmap === 'isolated')) return []
-  return ['/etc/subuid', '/etc/subgid'].filter(existsSync).flatMap(path => {
-    const own = readFileSync(path, 'utf8')
-      .split('\n')
-      .filter(line => line.startsWith('root:'))
-    if (own.length === 0) return []
-    const room = Math.max(...own.map(line => Math.floor(Number(line.split(':')[2]) / IDS_PER_CONTAINER)))
+  return ['/etc/subuid', '/etc/subgid'].map(path => {
+    const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n') : []
+    const counts = lines.filter(line => line.startsWith('root:')).map(line => Number(line.split(':')[2]))
+    if (counts.length === 0) return ok('idmap', `${path} leaves the choice to LXD`)
+    const room = Math.max(...counts.map(count => Math.floor(count / IDS_PER_CONTAINER)))
     const text = `${path} has room for ${room} isolated containers`
-    if (room >= MANY_CONTAINERS) return [ok('idmap', text)]
-    return [
-      fault('idmap', text, `sed -i '/^root:/d' ${path} && echo root:1000000:1000000000 >> ${path}; then restart LXD`)
-    ]
+    if (room >= MANY_CONTAINERS) return ok('idmap', text)
+    const mend = `sed -i '/^root:/d' ${path} && echo root:1000000:1000000000 >> ${path}; then restart LXD`
+    return fault('idmap', text, mend)
   })
 }
 
