@@ -35,7 +35,8 @@ echo "deb $mirror $suite $components" >"$tree/etc/apt/sources.list"
 inside apt-get update
 # shellcheck disable=SC2086 # a list of words that the recipe's schema lets through
 inside apt-get install --yes --no-install-recommends -o Dpkg::Use-Pty=0 $packages
-(umask 0 && cp -R "$work/files/." "$tree/")
+# A symbolic link in the tree may name a path of this machine: it is replaced, not followed.
+(umask 0 && cp -R --remove-destination "$work/files/." "$tree/")
 inside /bin/sh -eux <"$work/commands"
 umount "$tree/proc"
 

@@ -37,7 +37,7 @@ test('an aborted build ends at once and leaves neither files nor processes', asy
   try {
     const build = buildImage(await readRecipe('debian-12'), directory, {
       signal: controller.signal,
-      onProgress: line => line.startsWith('I: Extracting') && controller.abort(new Error('enough'))
+      onProgress: line => line.startsWith('I: Retrieving') && controller.abort(new Error('enough'))
     })
     await expect(build).rejects.toThrow('enough')
     expect(await readdir(directory)).toEqual([])

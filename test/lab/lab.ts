@@ -4,7 +4,7 @@ import { performance } from 'node:perf_hooks'
 import { cachedImage, cachedIncusTree, type ImageFiles } from './images.ts'
 import { installPackages } from './packages.ts'
 import { closePlace, isOpen, type Place } from './place.ts'
-import { takeLock } from './run.ts'
+import { run, takeLock } from './run.ts'
 import { createServer, findDaemon, importImages, type LabServer, startServer, type ServerKind } from './server.ts'
 
 /** A lab is its first server, and Incus beside it where both were asked for. */
@@ -76,8 +76,10 @@ export async function upLab(options: LabOptions = {}): Promise<Lab> {
 export async function downLab(name = 'default'): Promise<void> {
   checkName(name)
   await mkdir(labsDir, { recursive: true })
-  await using _lock = await takeLock(join(labsDir, `${name}.lock`))
+  const lockFile = join(labsDir, `${name}.lock`)
+  await using _lock = await takeLock(lockFile)
   await removeLab(name)
+  await rm(lockFile)
 }
 
 export async function listLabs(): Promise<Lab[]> {
@@ -124,6 +126,8 @@ async function reserveIndex(name: string): Promise<number> {
   if (own !== undefined) return own
   const taken = new Set<number | undefined>()
   for (const other of await readdir(labsDir)) taken.add(await readIndex(other))
+  // A lab of a container that shares this network namespace is not in labsDir.
+  for (const match of (await run('ip', '-oneline', 'link')).matchAll(/ berthlab(\d+)/g)) taken.add(Number(match[1]))
   let index = 0
   while (taken.has(index)) index++
   if (index > 255) throw new Error('there are 256 labs on this machine already')

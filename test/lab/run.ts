@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
+import { stat } from 'node:fs/promises'
 import { promisify } from 'node:util'
 
 const execFileAsync = promisify(execFile)
@@ -28,24 +29,33 @@ export interface Lock {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** Waits for the exclusive lock on `path`. The kernel frees it when this process ends in whatever way: flock(1) reads its pipe. */
+/**
+ * Waits for the exclusive lock on the file `path`, whose holder may delete it. The kernel frees it when this process ends in
+ * whatever way: flock(1) reads its pipe.
+ */
 export async function takeLock(path: string): Promise<Lock> {
-  const holder = spawn('flock', ['--exclusive', path, 'sh', '-c', 'echo held; exec cat'], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-    env: toolEnvironment
-  })
-  const ended = new Promise<void>((resolve, reject) => {
-    holder.on('error', reject)
-    holder.on('close', () => resolve())
-  })
-  await Promise.race([
-    new Promise(resolve => holder.stdout.once('data', resolve)),
-    ended.then(() => Promise.reject(new Error(`flock ${path} ended before it held the lock`)))
-  ])
-  return {
-    async [Symbol.asyncDispose]() {
-      holder.stdin.end()
-      await ended
+  for (;;) {
+    const holder = spawn('flock', ['--exclusive', path, 'sh', '-c', 'stat -L -c %i "/proc/$PPID/fd/3"; exec cat'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: toolEnvironment
+    })
+    const ended = new Promise<void>((resolve, reject) => {
+      holder.on('error', reject)
+      holder.on('close', () => resolve())
+    })
+    const held = new Promise<string>(resolve => holder.stdout.once('data', data => resolve(String(data).trim())))
+    const number = await Promise.race([
+      held,
+      ended.then(() => Promise.reject(new Error(`flock ${path} ended before it held the lock`)))
+    ])
+    const lock = {
+      async [Symbol.asyncDispose]() {
+        holder.stdin.end()
+        await ended
+      }
     }
+    // The one before deleted the file while this one waited: others may hold the lock of a new file by that name.
+    if ((await stat(path).catch(() => undefined))?.ino === Number(number)) return lock
+    await lock[Symbol.asyncDispose]()
   }
 }
