@@ -1,22 +1,35 @@
 import { finished, type Readable, Writable } from 'node:stream'
 import type { WebSocket } from 'ws'
+import type { TerminalWrap } from './exec-terminal.ts'
 
 /**
  * Writes what arrives to `target`, or drops it without one; stops listening while `target` is full.
- * @returns at the end of the stream: LXD's empty text message, to which LXD expects us to close, or the socket's own close
+ * @returns at the end of the stream: LXD's empty text message, to which LXD expects us to close, or the socket's own close;
+ * with `unwrap`, the exit code as soon as it says one
  */
-export function pumpOut(socket: WebSocket, target: Writable | undefined): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>()
+export function pumpOut(
+  socket: WebSocket,
+  target: Writable | undefined,
+  unwrap: TerminalWrap['unwrap'] = shown => ({ shown })
+): Promise<number | undefined> {
+  const { promise, resolve } = Promise.withResolvers<number | undefined>()
+  let marked = false
   socket.on('message', (data: Buffer, isBinary: boolean) => {
     if (!isBinary) {
       socket.close()
-      return resolve()
+      return resolve(undefined)
     }
-    if (target === undefined || target.write(data)) return
+    if (marked) return
+    const { shown, exitCode } = unwrap(data)
+    if (exitCode !== undefined) {
+      marked = true
+      resolve(exitCode)
+    }
+    if (target === undefined || shown.length === 0 || target.write(shown) || marked) return
     socket.pause()
     target.once('drain', () => socket.resume())
   })
-  socket.once('close', () => resolve())
+  socket.once('close', () => resolve(undefined))
   socket.resume()
   return promise
 }

@@ -5,8 +5,9 @@ import { z } from 'zod'
 import { parseAnswer } from './answer.ts'
 import { apiPath } from './api-path.ts'
 import type { LxdClient } from './client.ts'
-import { abortable, startDeadline, type Deadline } from './deadline.ts'
+import { abortable, sleep, startDeadline, type Deadline } from './deadline.ts'
 import { feedIn, pumpOut } from './exec-streams.ts'
+import { wrapTerminal, type TerminalWrap } from './exec-terminal.ts'
 import { LxdError } from './lxd-error.ts'
 import { operationSchema, type Operation } from './operation.ts'
 import { awaitEnd, checkOutcome } from './wait.ts'
@@ -48,16 +49,17 @@ const KILL_GRACE_MS = 2000
 /**
  * Runs a program in a running container (POST /1.0/instances/NAME/exec) and resolves after its last byte of output was written.
  * A program that cannot be found or run gives 127 or 126 and a line on stderr, as a shell would; one killed by a signal 128 + its
- * number. Processes it leaves behind keep the call open while they hold its output.
+ * number. Processes it leaves behind may keep the call open while they hold its output. With a terminal it runs under /bin/sh.
  * @throws LxdError `refused` (400) when the container does not run, `timed-out`, `lost` when the connection broke; the signal's reason
  */
 export async function exec(lxd: LxdClient, instance: string, options: ExecOptions): Promise<{ exitCode: number }> {
   using deadline = startDeadline(`${options.command[0]} in ${instance}`, options.signal, options.timeoutMs)
   const { command, environment, user, group, cwd, terminal } = options
+  const wrap = terminal && wrapTerminal(command)
   const begun = await lxd.begin('POST', apiPath`/1.0/instances/${instance}/exec`, {
     signal: deadline.signal,
     json: {
-      command,
+      command: wrap?.command ?? command,
       environment,
       user,
       group,
@@ -77,7 +79,10 @@ export async function exec(lxd: LxdClient, instance: string, options: ExecOption
       finished(stream, { readable: false }, error => deadline.abort(error ?? new Error('the output was closed')))
   )
   try {
-    return await attend(lxd, operation, sockets, options, deadline)
+    return await attend(lxd, instance, operation, sockets, { ...options, wrap }, deadline)
+  } catch (error) {
+    if (deadline.signal.aborted) await kill(lxd, instance, operation, sockets, wrap)
+    throw error
   } finally {
     for (const forget of forgetOutputs) forget?.()
     for (const socket of Object.values(sockets)) socket.terminate()
@@ -109,46 +114,68 @@ async function connectAll(
 
 async function attend(
   lxd: LxdClient,
+  instance: string,
   operation: Operation,
   sockets: Sockets,
-  { command, stdin, stdout, stderr, terminal, onSignal }: ExecOptions,
+  { command, stdin, stdout, stderr, terminal, wrap, onSignal }: ExecOptions & { wrap: TerminalWrap | undefined },
   { signal }: Deadline
 ): Promise<{ exitCode: number }> {
   const { 0: first, 1: second, 2: third, control } = sockets
-  const tell = (message: object) => control?.send(JSON.stringify(message), () => {})
   terminal?.onResize((columns, rows) =>
-    tell({ command: 'window-resize', args: { width: String(columns), height: String(rows) } })
+    tell(control, { command: 'window-resize', args: { width: String(columns), height: String(rows) } })
   )
   onSignal?.(name => {
     const number = constants.signals[`SIG${name}` as NodeJS.Signals]
-    if (number !== undefined) tell({ command: 'signal', signal: number })
+    if (number === undefined) return
+    if (wrap === undefined) tell(control, { command: 'signal', signal: number })
+    else exec(lxd, instance, { command: wrap.signalCommand(name), timeoutMs: KILL_GRACE_MS }).catch(() => {})
   })
   const outputs = terminal === undefined ? [second, third] : [first]
-  const pumps = outputs.map((socket, index) => socket && pumpOut(socket, index === 0 ? stdout : stderr))
+  const pumps = outputs.map((socket, index) => socket && pumpOut(socket, index === 0 ? stdout : stderr, wrap?.unwrap))
   for (const socket of [first, control]) socket?.resume()
   if (first !== undefined) feedIn(stdin, first, terminal !== undefined)
 
   const waiting = new AbortController()
   const ended = awaitEnd(lxd, operation, { signal: waiting.signal, timeoutMs: Infinity })
   try {
+    const written = Promise.all(pumps)
+    const [marked] = await abortable(Promise.race([written, ended.then(() => written)]), signal)
+    if (marked !== undefined) {
+      tell(control, { command: 'signal', signal: constants.signals.SIGKILL })
+      // Without a proper goodbye LXD 5.0 now and then keeps the operation for ever.
+      await Promise.race([ended, sleep(KILL_GRACE_MS, signal)])
+      return { exitCode: marked }
+    }
     const outcome = await abortable(ended, signal)
-    await abortable(Promise.all(pumps), signal)
     const result = resultSchema.safeParse(outcome.metadata)
     if (!result.success) checkOutcome(outcome)
     // LXD tells by a failed operation that there was nothing to run.
     if (outcome.err !== '') (stderr ?? stdout)?.write(`${command[0]}: ${outcome.err}\r\n`)
     return { exitCode: parseAnswer(resultSchema, outcome.metadata, 'exec').return }
-  } catch (error) {
-    if (signal.aborted) {
-      tell({ command: 'signal', signal: constants.signals.SIGKILL })
-      for (const socket of Object.values(sockets)) socket.removeAllListeners('message').resume()
-      for (const socket of Object.values(sockets)) socket.close()
-      await Promise.race([ended.catch(() => {}), new Promise(resolve => setTimeout(resolve, KILL_GRACE_MS))])
-    }
-    throw error
   } finally {
     waiting.abort()
   }
+}
+
+function tell(control: WebSocket | undefined, message: object): void {
+  control?.send(JSON.stringify(message), () => {})
+}
+
+/** Ends the program, and waits a little until LXD says that it has. */
+async function kill(
+  lxd: LxdClient,
+  instance: string,
+  operation: Operation,
+  sockets: Sockets,
+  wrap: TerminalWrap | undefined
+): Promise<void> {
+  const limit = { timeoutMs: KILL_GRACE_MS }
+  // Unread output would keep LXD from noticing.
+  for (const socket of Object.values(sockets)) socket.removeAllListeners('message').resume()
+  if (wrap !== undefined) await exec(lxd, instance, { command: wrap.signalCommand('KILL'), ...limit }).catch(() => {})
+  tell(sockets['control'], { command: 'signal', signal: constants.signals.SIGKILL })
+  for (const socket of Object.values(sockets)) socket.close()
+  await awaitEnd(lxd, operation, limit).catch(() => {})
 }
 
 /**

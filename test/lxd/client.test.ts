@@ -5,7 +5,7 @@ import { LxdError } from '../../src/lxd/lxd-error.ts'
 import { createInstance, findInstance, getInstance, listInstances, setInstanceState } from '../../src/lxd/instances.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer, isSupported } from '../../src/lxd/server.ts'
-import { IMAGE, openProject, WAYS, type TestProject } from './servers.ts'
+import { IMAGE, KINDS, openProject, WAYS, type TestProject } from './servers.ts'
 
 describe.each(WAYS)('$kind over $over', way => {
   let project: TestProject
@@ -69,15 +69,6 @@ describe.each(WAYS)('$kind over $over', way => {
     await expect(failed).rejects.toMatchObject({ fault: 'failed', status: 400, operation: expect.stringMatching(/-/) })
   })
 
-  test.runIf(way.over === 'unix')('progress of an operation is told while it runs', async () => {
-    const steps: unknown[] = []
-    await project.lxd.operate('POST', apiPath`/1.0/instances/${'source'}/backups`, {
-      json: { name: `of-${way.kind}`, compression_algorithm: 'none' },
-      onProgress: (step, fraction) => steps.push([step, fraction])
-    })
-    expect(steps).toContainEqual([expect.stringMatching(/^create backup \d/), undefined])
-  })
-
   test('aborting ends our waiting at once with the reason given, and LXD goes on', async () => {
     const leaving = new AbortController()
     const reason = new Error('gone')
@@ -111,4 +102,15 @@ describe.each(WAYS)('$kind over $over', way => {
     const answer = project.lxd.raw('GET', apiPath`/1.0`, { maxBytes: 100 })
     await expect(answer).rejects.toMatchObject({ fault: 'too-much' })
   })
+})
+
+test.each(KINDS)('progress of an operation of %s is told while it runs', async kind => {
+  await using project = await openProject({ kind, over: 'unix' })
+  await createInstance(project.lxd, { name: 'source', source: { type: 'image', alias: IMAGE } })
+  const steps: unknown[] = []
+  await project.lxd.operate('POST', apiPath`/1.0/instances/${'source'}/backups`, {
+    json: { name: project.name, compression_algorithm: 'none' },
+    onProgress: (step, fraction) => steps.push([step, fraction])
+  })
+  expect(steps).toContainEqual([expect.stringMatching(/^create backup \d/), undefined])
 })

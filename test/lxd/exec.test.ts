@@ -1,7 +1,7 @@
 import { PassThrough, Readable, Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { exec, execCaptured } from '../../src/lxd/exec.ts'
+import { exec, execCaptured, type ExecOptions } from '../../src/lxd/exec.ts'
 import { createInstance, setInstanceState } from '../../src/lxd/instances.ts'
 import { IMAGE, openProject, WAYS, type TestProject } from './servers.ts'
 
@@ -166,7 +166,7 @@ describe.each(WAYS)('$kind over $over', way => {
     const out = collector()
     const stdin = new PassThrough()
     const running = exec(project.lxd, 'box', {
-      command: ['sh', '-c', 'tty; stty size; trap "stty size" WINCH; cat; exit 5'],
+      command: ['sh', '-c', 'trap "stty size" WINCH; tty; stty size; cat; exit 5'],
       terminal: { columns: 101, rows: 31, onResize: listener => void (resize = listener) },
       stdin,
       stdout: out.stream,
@@ -181,18 +181,56 @@ describe.each(WAYS)('$kind over $over', way => {
     expect(out.text()).toContain('11 77')
   })
 
-  test('leaving a terminal kills what ran in it', async () => {
-    const leaving = new AbortController()
-    const running = exec(project.lxd, 'box', {
-      command: ['sh', '-c', 'trap "" HUP INT TERM; exec sleep 316'],
+  const onTerminal = (script: string, options: Partial<ExecOptions> = {}) =>
+    exec(project.lxd, 'box', {
+      command: ['sh', '-c', script],
       terminal: { columns: 80, rows: 24, onResize: () => {} },
       stdin: new PassThrough(),
-      signal: leaving.signal
+      timeoutMs: 20_000,
+      ...options
     })
+
+  test('the last of the output on a terminal has come when the call resolves', async () => {
+    const runs = Array.from({ length: 20 }, async (_, index) => {
+      const out = collector()
+      const { exitCode } = await onTerminal(`seq 2000; printf last; exit ${index}`, { stdout: out.stream })
+      return [exitCode, out.text().length, out.text().slice(-6)]
+    })
+    const seqBytes = 8893 + 2000
+    expect(await Promise.all(runs)).toEqual(runs.map((_, index) => [index, seqBytes + 4, '\r\nlast']))
+    await expect.poll(() => isRunning('sleep 60')).toBe(false)
+  })
+
+  test('what a program writes on a terminal comes through whatever it is', async () => {
+    const out = collector()
+    await onTerminal('stty raw; printf "\\036"; sleep 0.2; printf "berth-\\036\\036berth-0:1\\036\\001"', {
+      stdout: out.stream
+    })
+    expect(out.text()).toBe('\x1eberth-\x1e\x1eberth-0:1\x1e\x01')
+  })
+
+  test('the interrupt key and signals reach the program on a terminal', async () => {
+    const [stdin, out] = [new PassThrough(), collector()]
+    let send = (_name: string) => {}
+    const script = 'trap "echo interrupted" INT; trap "echo used; exit 4" USR1; echo ready; while :; do sleep 0.1; done'
+    const onSignal = (listener: (name: string) => void) => void (send = listener)
+    const running = onTerminal(script, { stdin, stdout: out.stream, onSignal })
+    await expect.poll(out.text).toBe('ready\r\n')
+    stdin.write('\x03')
+    await expect.poll(out.text).toContain('interrupted')
+    send('USR1')
+    expect(await running).toEqual({ exitCode: 4 })
+    expect(out.text()).toMatch(/used\r\n$/)
+    expect(await onTerminal('kill -9 $$')).toEqual({ exitCode: 137 })
+  })
+
+  test('leaving a terminal kills what ran in it, and what that started', async () => {
+    const leaving = new AbortController()
+    const running = onTerminal('trap "" HUP INT TERM; sleep 316; sleep 317', { signal: leaving.signal })
     await expect.poll(() => isRunning('sleep 316')).toBe(true)
     leaving.abort(new Error('gone'))
     await expect(running).rejects.toThrow('gone')
-    await expect.poll(() => isRunning('sleep 316')).toBe(false)
+    await expect.poll(() => isRunning('sleep 31[67]')).toBe(false)
   })
 
   test('many at once do not mix', async () => {
