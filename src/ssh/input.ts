@@ -3,18 +3,21 @@ import { Readable } from 'node:stream'
 const CTRL_C = 0x03
 const CTRL_D = 0x04
 const BACKSPACE = 0x08
+const TAB = 0x09
 const LINE_FEED = 0x0a
 const CARRIAGE_RETURN = 0x0d
 const CTRL_U = 0x15
 const DELETE = 0x7f
+/** One column back, blank, one column back. */
+const ERASE = [BACKSPACE, 0x20, BACKSPACE]
 const MAX_TYPED_BYTES = 64 * 1024
 
 /** What a client sends: a channel, as far as input goes. */
 type Source = Pick<Readable, 'on' | 'pause' | 'resume'>
 
 /**
- * Standard input of one command. The channel is always read, because an unread one never closes; what a command does not read
- * is bounded by the channel's window and thrown away at the end.
+ * Standard input of one command, a stream of its own because destroying a channel would end the session. What a command does
+ * not read is bounded by the channel's window.
  */
 export class Input extends Readable {
   protected readonly source: Source
@@ -37,11 +40,6 @@ export class Input extends Readable {
     done(error)
   }
 
-  /** The command has ended or nobody is there: whatever still comes is thrown away. */
-  discard(): void {
-    this.destroy()
-  }
-
   protected receive(chunk: Buffer): void {
     if (this.destroyed || this.readableEnded) return
     if (!this.push(chunk)) this.source.pause()
@@ -54,7 +52,7 @@ export class Input extends Readable {
 
 interface Keyboard {
   /** Shows what was typed. */
-  echo(text: string | Buffer): void
+  echo(text: Buffer): void
   interrupt(): void
 }
 
@@ -65,7 +63,8 @@ interface Keyboard {
  */
 export class TerminalInput extends Input {
   readonly #keyboard: Keyboard
-  #line: Buffer[] = []
+  #line: number[] = []
+  #shown: number[] = []
   #raw = false
   #ended = false
 
@@ -81,7 +80,9 @@ export class TerminalInput extends Input {
 
   protected override receive(chunk: Buffer): void {
     if (this.#raw) return super.receive(chunk)
-    for (const character of chunk.toString('latin1')) this.#type(Buffer.from(character, 'latin1'))
+    for (const code of chunk) this.#type(code)
+    if (this.isWanted && this.#shown.length > 0) this.#keyboard.echo(Buffer.from(this.#shown))
+    this.#shown = []
   }
 
   protected override end(): void {
@@ -91,39 +92,34 @@ export class TerminalInput extends Input {
     super.end()
   }
 
-  #type(key: Buffer): void {
-    const code = key[0] as number
+  #type(code: number): void {
     if (code === CTRL_C) this.#keyboard.interrupt()
     else if (this.#ended || this.readableLength + this.#line.length >= MAX_TYPED_BYTES) return
     else if (code === CTRL_D) {
       if (this.#line.length === 0) this.end()
       else this.#submit()
     } else if (code === CARRIAGE_RETURN || code === LINE_FEED) {
-      this.#echo('\r\n')
-      this.#line.push(Buffer.of(LINE_FEED))
+      this.#shown.push(CARRIAGE_RETURN, LINE_FEED)
+      this.#line.push(LINE_FEED)
       this.#submit()
     } else if (code === DELETE || code === BACKSPACE) this.#erase()
     else if (code === CTRL_U) while (this.#line.length > 0) this.#erase()
-    else if (code >= 0x20 || code === 0x09) {
-      this.#line.push(key)
-      this.#echo(key)
+    else if (code >= 0x20 || code === TAB) {
+      this.#line.push(code)
+      this.#shown.push(code)
     }
   }
 
   /** Removes one character, which in UTF-8 may be several bytes. */
   #erase(): void {
-    let last: Buffer | undefined
+    let last: number | undefined
     do last = this.#line.pop()
-    while (last && ((last[0] as number) & 0xc0) === 0x80)
-    if (last) this.#echo('\b \b')
+    while (last !== undefined && (last & 0xc0) === 0x80)
+    if (last !== undefined) this.#shown.push(...ERASE)
   }
 
   #submit(): void {
-    if (this.#line.length > 0 && !this.destroyed) this.push(Buffer.concat(this.#line))
+    if (this.#line.length > 0 && !this.destroyed) this.push(Buffer.from(this.#line))
     this.#line = []
-  }
-
-  #echo(text: string | Buffer): void {
-    if (this.isWanted) this.#keyboard.echo(text)
   }
 }

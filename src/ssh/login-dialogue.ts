@@ -100,6 +100,7 @@ export class LoginDialogue {
     if (++this.#failures >= MAX_FAILURES) this.#end('Too many failed logins on this connection.')
   }
 
+  /** The request stays unanswered, so that ssh2 looks at no further one, not even in the same TCP segment. */
   #end(text: string): undefined {
     const { wire } = this.#parts
     wire.sendBanner(`berth: ${text}`)

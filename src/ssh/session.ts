@@ -74,7 +74,8 @@ export function serveSession(session: Session, context: SessionContext): void {
     const reply = new ChannelReply(writer.stdout, writer.stderr, terminal)
     const input = terminal
       ? new TerminalInput(channel, {
-          echo: text => void writer.stdout.write(text),
+          // Somebody who types without ever reading gets no echo.
+          echo: text => void (writer.stdout.writableNeedDrain || writer.stdout.write(text)),
           interrupt() {
             writer.stdout.write('^C\r\n')
             interruption.resolve(INTERRUPTIONS['INT'] as number)
@@ -107,7 +108,6 @@ export function serveSession(session: Session, context: SessionContext): void {
     // What has begun goes on after an interruption; only nobody waits for it any more.
     const exitCode = await Promise.race([done, interruption.promise])
     reply.close()
-    input.discard()
     await writer.finish(exitCode)
     gone.abort()
     unfollow()

@@ -36,7 +36,6 @@ export interface ChannelOpen {
 }
 
 interface Handlers {
-  USERAUTH_REQUEST(protocol: Protocol, ...request: unknown[]): void
   CHANNEL_OPEN(protocol: Protocol, info: ChannelOpen): void
   CHANNEL_DATA(protocol: Protocol, recipient: number, data: Buffer): void
   CHANNEL_WINDOW_ADJUST(protocol: Protocol, recipient: number, amount: number): void
@@ -234,7 +233,6 @@ export class Wire {
     const original = { ...handlers }
     const session = (id: number) => this.#channels.get(id) as Session | undefined
     handlers.CHANNEL_OPEN = (protocol, info) => {
-      if (!this.alive) return
       const refuse = (reason: number, text: string) => protocol.channelOpenFail(info.sender, reason, text)
       if (info.type !== 'session')
         return refuse(ADMINISTRATIVELY_PROHIBITED, 'forwarding is not for this host: use the container')
@@ -261,10 +259,6 @@ export class Wire {
       if (running && type !== 'signal' && type !== 'window-change') {
         if (wantReply) protocol.channelFailure(running.outgoing.id)
       } else original.CHANNEL_REQUEST(protocol, id, type, wantReply, data)
-    }
-    handlers.USERAUTH_REQUEST = (protocol, ...request) => {
-      // Further requests in the same TCP segment must not outlive a disconnect.
-      if (this.alive) original.USERAUTH_REQUEST(protocol, ...request)
     }
     handlers.CHANNEL_CLOSE = (protocol, id) => {
       const closed = session(id)

@@ -233,7 +233,7 @@ export async function startEndpoint(options: StartOptions = {}): Promise<Endpoin
     userCas: authorities.map(publicKey),
     limits
   }
-  const child = spawn(process.execPath, [PROGRAM], { stdio: ['pipe', 'pipe', 'pipe', 'ipc'] })
+  const child = spawn(process.execPath, ['--expose-gc', PROGRAM], { stdio: ['pipe', 'pipe', 'pipe', 'ipc'] })
   child.stdin?.end(JSON.stringify(settings))
   const events: Event[] = []
   const ready = await new Promise<Event>((resolve, reject) => {

@@ -122,6 +122,7 @@ describe('who does not, and what they are told', () => {
     const { banner, outcome } = await signLogin(endpoint, 'rsa2048', 'ssh-rsa', 'sha1')
     expect(outcome).toBe('refused')
     expect(banner).toBe('')
+    expect((await signLogin(endpoint, 'rsa2048', 'ssh-rsa', undefined, null)).outcome).toBe('refused')
     expect((await signLogin(endpoint, 'rsa2048', 'rsa-sha2-256', 'sha256')).outcome).toBe('accepted')
   })
 
