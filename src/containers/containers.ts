@@ -12,7 +12,7 @@ import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
 import { Health } from './health.ts'
 import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
-import { KeyPushes, type KeyPush } from './key-pushes.ts'
+import { pushKeys, type KeyPush } from './key-pushes.ts'
 import { NodeSetup, type NodeFacts } from './node-setup.ts'
 import type { Parts, ProbeHostKey } from './parts.ts'
 import { ContainerRecords } from './records.ts'
@@ -21,6 +21,7 @@ import { openShell, type ShellRequest } from './shell.ts'
 import { startContainer } from './start.ts'
 import { readStatus } from './status.ts'
 import { stopContainer, type StopOutcome } from './stop.ts'
+import { Turns } from './turns.ts'
 
 export type { KeyPush } from './key-pushes.ts'
 
@@ -53,7 +54,6 @@ export class Containers {
   readonly #parts: Parts
   readonly #operations: Operations
   readonly #health = new Health()
-  readonly #pushes: KeyPushes
 
   constructor({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log }: ContainersParts) {
     this.#operations = operations
@@ -64,10 +64,11 @@ export class Containers {
       hostKeys: new HostKeys(database, generateHostKey),
       nodeSetup: new NodeSetup(lxdFor, log),
       probeHostKey,
+      keyTurns: new Turns(),
+      unreached: new Set(),
       log,
       lxdFor
     }
-    this.#pushes = new KeyPushes(this.#parts)
   }
 
   /** Makes the member's container, or finishes a half-made one, and starts it. */
@@ -119,7 +120,7 @@ export class Containers {
 
   /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
   async pushKeys(user: User): Promise<KeyPush[]> {
-    const pushed = await Promise.all(this.#nodes().map(node => this.#pushes.push(user, node)))
+    const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.#parts, user, node)))
     for (const node of this.#nodes()) this.#health.forget(node, user)
     return pushed
   }
@@ -153,7 +154,7 @@ export class Containers {
     return this.#everywhere(disabled, 'disable', report, async (node, tell) => {
       await closeFixedPort(this.#parts, disabled, node)
       if (!keepRunning) await stopContainer(this.#parts, disabled, node, DEFAULT_STOP_TIMEOUT_MS, tell)
-      const { outcome } = await this.#pushes.push(disabled, node)
+      const { outcome } = await pushKeys(this.#parts, disabled, node)
       return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
     })
   }
@@ -163,7 +164,7 @@ export class Containers {
     const enabled: User = { ...user, state: 'enabled' }
     return this.#everywhere(enabled, 'enable', report, async node => {
       await openFixedPort(this.#parts, enabled, node, await this.#parts.nodeSetup.ensure(node))
-      const { outcome } = await this.#pushes.push(enabled, node)
+      const { outcome } = await pushKeys(this.#parts, enabled, node)
       return outcome === 'at-next-start' ? 'stopped' : 'open again'
     })
   }

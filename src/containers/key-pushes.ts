@@ -4,7 +4,6 @@ import { findInstance, STATUS } from '../lxd/instances.ts'
 import { authorizedKeys, pushAuthorizedKeys } from './authorized-keys.ts'
 import type { Parts } from './parts.ts'
 import { isNodeSilent } from './translate.ts'
-import { Turns } from './turns.ts'
 
 export interface KeyPush {
   readonly node: string
@@ -15,37 +14,31 @@ export interface KeyPush {
 
 const FIND_TIMEOUT_MS = 2000
 
-/** Brings lists of keys into running containers, one push at a time for each, so that the last list given is the one that stays. */
-export class KeyPushes {
-  readonly #parts: Parts
-  readonly #turns = new Turns()
+/**
+ * Brings the member's list of keys, as it is when its turn comes, into the container if it runs; so the last list is the one that
+ * stays. Takes at most 5 s then. A failure is noted for `status`.
+ */
+export function pushKeys(parts: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
+  return parts.keyTurns.take(`${user.id}@${node.name}`, () => pushNow(parts, user, node))
+}
 
-  constructor(parts: Parts) {
-    this.#parts = parts
-  }
-
-  /** Takes at most 5 s once its turn has come. A failure is noted for `status`. */
-  push(user: User, node: NodeConfig): Promise<KeyPush> {
-    return this.#turns.take(`${user.id}@${node.name}`, () => this.#push(user, node))
-  }
-
-  async #push(user: User, node: NodeConfig): Promise<KeyPush> {
-    const { records, keys } = this.#parts
-    if (!records.find(user, node.name)) return { node: node.name, outcome: 'no-container' }
-    const lxd = this.#parts.lxdFor(node)
-    try {
-      const instance = await findInstance(lxd, user.name, { timeoutMs: FIND_TIMEOUT_MS })
-      if (!instance) return { node: node.name, outcome: 'no-container' }
-      if (instance.status_code !== STATUS.running) return { node: node.name, outcome: 'at-next-start' }
-      const fault = await pushAuthorizedKeys(lxd, user, authorizedKeys(user, keys).content)
-      records.setKeysFault(user, node.name, fault)
-      return fault === undefined
-        ? { node: node.name, outcome: 'pushed' }
-        : { node: node.name, outcome: 'failed', fault }
-    } catch (error) {
-      if (!isNodeSilent(error)) throw error
-      records.setKeysFault(user, node.name, 'the node did not answer')
-      return { node: node.name, outcome: 'node-unavailable' }
-    }
+async function pushNow({ records, keys, lxdFor }: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
+  if (!records.find(user, node.name)) return { node: node.name, outcome: 'no-container' }
+  const lxd = lxdFor(node)
+  try {
+    const instance = await findInstance(lxd, user.name, { timeoutMs: FIND_TIMEOUT_MS })
+    if (!instance) return { node: node.name, outcome: 'no-container' }
+    if (instance.status_code !== STATUS.running) return { node: node.name, outcome: 'at-next-start' }
+    const fault = await pushAuthorizedKeys(lxd, user, authorizedKeys(user, keys).content)
+    records.setKeysFault(
+      user,
+      node.name,
+      fault && `Your list of keys could not be written into the container: ${fault}.`
+    )
+    return fault === undefined ? { node: node.name, outcome: 'pushed' } : { node: node.name, outcome: 'failed', fault }
+  } catch (error) {
+    if (!isNodeSilent(error)) throw error
+    records.setKeysFault(user, node.name, `Your list of keys has not arrived: ${node.name} did not answer.`)
+    return { node: node.name, outcome: 'node-unavailable' }
   }
 }

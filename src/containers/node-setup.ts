@@ -9,8 +9,8 @@ import { apiPath } from '../lxd/api-path.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import type { Collection } from '../lxd/collection.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
-import { networkAcls } from '../lxd/network-acls.ts'
-import { networks } from '../lxd/networks.ts'
+import { networkAcls, type NetworkAcl } from '../lxd/network-acls.ts'
+import { networks, type Network } from '../lxd/networks.ts'
 import { profiles } from '../lxd/profiles.ts'
 import { projects } from '../lxd/projects.ts'
 import { getResources, type GpuCard } from '../lxd/resources.ts'
@@ -67,14 +67,19 @@ export class NodeSetup {
     const lxd = this.#lxdFor(node)
     // Bridges and their ACLs belong to the default project, whatever project uses them (features.networks).
     const shared = lxd.inProject('default')
-    const [server, hardware] = await Promise.all([
-      getServer(lxd, { timeoutMs: ANSWER_TIMEOUT_MS }),
-      this.#readHardware(node, shared)
+    const options = { timeoutMs: ANSWER_TIMEOUT_MS }
+    const [server, hardware, project, network, acl, profile] = await Promise.all([
+      getServer(lxd, options),
+      this.#readHardware(node, shared),
+      projects.find(lxd, node.project, options),
+      networks.find(shared, node.network, options),
+      networkAcls.find(shared, aclName(node), options),
+      profiles.find(lxd, PROFILE, options)
     ])
     // Only made: LXD refuses to change the features of a project in use.
-    if ((await projects.find(lxd, node.project)) === undefined) await projects.create(lxd, planProject(node))
-    const bridge = await this.#ensureNetwork(node, shared, hardware)
-    await this.#ensureThing(node, lxd, profiles, PROFILE, planProfile(node, hardware.cards))
+    if (!project) await projects.create(lxd, planProject(node))
+    const bridge = await this.#ensureNetwork(node, shared, hardware, network, acl)
+    await this.#put(node, lxd, profiles, PROFILE, profile, planProfile(node, hardware.cards))
     return { server, bridge, cards: hardware.cards }
   }
 
@@ -87,27 +92,26 @@ export class NodeSetup {
     )
   }
 
-  /** The ACL first, so that the bridge never stands without its walls. */
-  async #ensureNetwork(node: NodeConfig, lxd: LxdClient, hardware: Hardware): Promise<string> {
-    const acl = `berth-${node.network}`
-    const config = {
-      'dns.mode': 'none',
-      'ipv4.nat': 'true',
-      'ipv6.address': 'none',
-      'security.acls': acl,
-      'security.acls.default.egress.action': 'reject',
-      'security.acls.default.ingress.action': 'reject'
-    }
-    const existing = await networks.find(lxd, node.network)
-    const closed = { description: 'Made by berth', egress: [], ingress: [], config: {} }
-    if (!existing) {
-      if ((await networkAcls.find(lxd, acl)) === undefined) await networkAcls.create(lxd, { name: acl, ...closed })
+  /** The ACL first, and closed until the bridge's network is known: the bridge never stands without its walls. */
+  async #ensureNetwork(
+    node: NodeConfig,
+    lxd: LxdClient,
+    hardware: Hardware,
+    found: Found<Network>,
+    foundAcl: Found<NetworkAcl>
+  ): Promise<string> {
+    const name = aclName(node)
+    const description = 'Made by berth'
+    const config = planBridge(name)
+    let network = found
+    if (!network) {
+      if (!foundAcl) await networkAcls.create(lxd, { name, description, egress: [], ingress: [] })
       this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
-      await networks.create(lxd, { name: node.network, type: 'bridge', description: 'Made by berth', config })
+      await networks.create(lxd, { name: node.network, type: 'bridge', description, config })
+      network = await networks.find(lxd, node.network)
     }
-    const network = existing ?? (await networks.find(lxd, node.network))
     const bridge = network?.config['ipv4.address'] ?? 'none'
-    if (!bridge.includes('/')) {
+    if (!network || !bridge.includes('/')) {
       throw new UserError('cannot-create', `The bridge ${node.network} on ${node.name} has no IPv4 network.`, {
         hint: `Give it one: lxc network set ${node.network} ipv4.address auto`
       })
@@ -119,34 +123,29 @@ export class NodeSetup {
       managePort: node.managePort,
       deny: node.deny
     })
-    await this.#ensureThing(node, lxd, networkAcls, acl, { ...closed, ...rules })
-    if (existing) {
-      const { description } = existing
-      await this.#ensureThing(node, lxd, networks, node.network, {
-        description,
-        config: { ...existing.config, ...config }
-      })
-    }
+    const acl = found ? foundAcl : await networkAcls.find(lxd, name)
+    await this.#put(node, lxd, networkAcls, name, acl, { description, ...rules })
+    const wanted = { description: network.description, config: { ...network.config, ...config } }
+    await this.#put(node, lxd, networks, node.network, network, wanted)
     return bridge
   }
 
   /** Makes the thing, or puts it right where it differs from what it should be. */
-  async #ensureThing<Put extends object, Thing extends object>(
+  async #put<Put extends object, Thing extends object>(
     node: NodeConfig,
     lxd: LxdClient,
     collection: Collection<Thing, Put>,
     name: string,
+    found: Found<Thing>,
     wanted: Put
   ): Promise<void> {
-    const found = await collection.find(lxd, name)
     if (!found) {
       this.#log.info({ node: node.name, name }, 'making what is missing on the node')
       await collection.create(lxd, { name, ...wanted })
       return
     }
-    const differing = Object.entries(wanted).filter(
-      ([key, value]) => !isDeepStrictEqual(found[key as keyof Thing], value)
-    )
+    const isRight = ([key, value]: [string, unknown]) => isDeepStrictEqual(found[key as keyof Thing], value)
+    const differing = Object.entries(wanted).filter(entry => !isRight(entry))
     if (differing.length === 0) return
     this.#log.warn(
       { node: node.name, name, differing: differing.map(([key]) => key) },
@@ -167,6 +166,19 @@ export class NodeSetup {
     return hardware
   }
 }
+
+type Found<Thing> = (Thing & { etag: string }) | undefined
+
+const aclName = (node: NodeConfig): string => `berth-${node.network}`
+
+const planBridge = (acl: string) => ({
+  'dns.mode': 'none',
+  'ipv4.nat': 'true',
+  'ipv6.address': 'none',
+  'security.acls': acl,
+  'security.acls.default.egress.action': 'reject',
+  'security.acls.default.ingress.action': 'reject'
+})
 
 const planProject = (node: NodeConfig) => ({
   name: node.project,

@@ -5,6 +5,7 @@ import type { LxdClient } from '../lxd/client.ts'
 import type { HostKeys } from './host-keys.ts'
 import type { NodeSetup } from './node-setup.ts'
 import type { ContainerRecords } from './records.ts'
+import type { Turns } from './turns.ts'
 
 /** Asks an SSH server for its host key; throws with what happened instead. */
 export type ProbeHostKey = (
@@ -21,6 +22,10 @@ export interface Parts {
   readonly hostKeys: HostKeys
   readonly nodeSetup: NodeSetup
   readonly probeHostKey: ProbeHostKey
+  /** Pushes of keys, by container. */
+  readonly keyTurns: Turns
+  /** The containers, `userId@node`, that could not be reached when they were last started. */
+  readonly unreached: Set<string>
   readonly log: Log
   lxdFor(node: NodeConfig): LxdClient
 }

@@ -14,6 +14,9 @@ const PATIENCE_MS = 30_000
 /** Short: a connection begun before the container has its address hangs until TCP tries again, a second later. */
 const CONNECT_TIMEOUT_MS = 150
 const PAUSE_MS = 30
+/** An sshd that shows another key is asked again: the member may have one run before the container's own. */
+const LONG_PAUSE_MS = 500
+const MAX_OTHER_KEYS = 4
 const LOOK_EVERY_MS = 2000
 
 /** Where the fixed port is reached from the berth machine. */
@@ -22,7 +25,7 @@ export function fixedPortHost(node: NodeConfig): string {
 }
 
 /**
- * Waits until the container's sshd shows one of its host keys through the fixed port.
+ * Waits until the container's sshd shows one of its host keys through the fixed port, or keeps showing another.
  * @throws UserError `start-failed` when the container stopped again; `unreachable` naming the step that fails
  */
 export async function waitForSshd(
@@ -32,23 +35,26 @@ export async function waitForSshd(
   hostKeys: readonly HostKey[],
   probeHostKey: ProbeHostKey,
   patienceMs: number = PATIENCE_MS
-): Promise<void> {
+): Promise<'ours' | 'other-key'> {
   const host = fixedPortHost(node)
   const deadlineMs = performance.now() + patienceMs
+  let otherKeys = 0
   let lookMs = performance.now() + LOOK_EVERY_MS
   for (;;) {
     const found = (await accepts(host, user.fixedPort))
       ? await probeHostKey(host, user.fixedPort, { timeoutMs: 5000 }).catch(() => undefined)
       : undefined
-    if (found && hostKeys.some(key => key.publicKey === found.publicKey)) return
+    if (found && hostKeys.some(key => key.publicKey === found.publicKey)) return 'ours'
+    otherKeys = found ? otherKeys + 1 : 0
+    if (otherKeys === MAX_OTHER_KEYS) return 'other-key'
     const nowMs = performance.now()
     if (nowMs > lookMs) {
       lookMs = nowMs + LOOK_EVERY_MS
       const { status_code } = await getInstanceState(lxd, user.name)
       if (status_code !== STATUS.running) throw stoppedAgain(node)
     }
-    if (nowMs > deadlineMs) throw await explain(lxd, node, user, found?.publicKey)
-    await sleep(PAUSE_MS)
+    if (nowMs > deadlineMs) throw await explain(lxd, node, user)
+    await sleep(found ? LONG_PAUSE_MS : PAUSE_MS)
   }
 }
 
@@ -66,18 +72,16 @@ export async function accepts(host: string, port: number, timeoutMs: number = CO
   }
 }
 
-async function explain(lxd: LxdClient, node: NodeConfig, user: User, otherKey: string | undefined): Promise<UserError> {
+/** What to tell when somebody answers at the fixed port, but not the container as it is known. */
+export function otherKey(node: NodeConfig, user: User): UserError {
   const where = `${node.address} port ${user.fixedPort}`
-  const lookInside = `Look inside with: ssh -t ${node.name}-manage shell`
-  if (otherKey !== undefined) {
-    return new UserError(
-      'unreachable',
-      `At ${where} an SSH server answers with another host key than the container's.`,
-      {
-        hint: `If you changed the host keys yourself, \`ssh ${node.name}-manage restart\` puts them back; else something else listens there: tell your admin.`
-      }
-    )
-  }
+  return new UserError('unreachable', `At ${where} an SSH server answers with another host key than the container's.`, {
+    hint: `If the host keys inside were changed, \`ssh ${node.name}-manage restart\` puts them back; else something else listens there: tell your admin.`
+  })
+}
+
+async function explain(lxd: LxdClient, node: NodeConfig, user: User): Promise<UserError> {
+  const where = `${node.address} port ${user.fixedPort}`
   const { status_code, network } = await getInstanceState(lxd, user.name)
   if (status_code !== STATUS.running) return stoppedAgain(node)
   const addresses = network['eth0']?.addresses.filter(({ family }) => family === 'inet') ?? []
@@ -85,7 +89,7 @@ async function explain(lxd: LxdClient, node: NodeConfig, user: User, otherKey: s
     addresses.length === 0
       ? 'It has no network address: its network is not set up inside.'
       : `No SSH server answers at ${where}: the container's sshd does not run, or is not let through.`
-  return new UserError('unreachable', details, { hint: lookInside })
+  return new UserError('unreachable', details, { hint: `Look inside with: ssh -t ${node.name}-manage shell` })
 }
 
 const stoppedAgain = (node: NodeConfig): UserError =>

@@ -13,7 +13,7 @@ export interface ContainerRecord {
   readonly provisionedAtMs: number | undefined
   /** It was started and not stopped since: after a reboot of the node it runs again. */
   readonly shouldRun: boolean
-  /** Why the last push of keys failed. */
+  /** What is wrong with berth's files in the container, in a sentence; the next start writes them anew. */
   readonly keysFault: string | undefined
 }
 

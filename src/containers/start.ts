@@ -7,9 +7,10 @@ import { statFile } from '../lxd/files.ts'
 import { getInstanceState, setInstanceState, STATUS, updateInstance, type Instance } from '../lxd/instances.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Report } from '../operations/operations.ts'
-import { authorizedKeys, KEYS_DIRECTORY, pushAuthorizedKeys } from './authorized-keys.ts'
+import { authorizedKeys, KEYS_DIRECTORY } from './authorized-keys.ts'
 import { hostKeyFiles } from './host-keys.ts'
 import { chooseForwarding, forwardingOf, planDevices } from './instance-plan.ts'
+import { pushKeys } from './key-pushes.ts'
 import type { NodeFacts } from './node-setup.ts'
 import { assignOwnIdmap } from './own-idmap.ts'
 import { findContainer } from './find-container.ts'
@@ -17,7 +18,7 @@ import type { Parts } from './parts.ts'
 import { placeDirectory, placeFiles, type PlacedFile } from './place-files.ts'
 import { PROFILE } from './profile.ts'
 import { provision } from './provision.ts'
-import { accepts, fixedPortHost, waitForSshd } from './reachability.ts'
+import { accepts, fixedPortHost, otherKey, waitForSshd } from './reachability.ts'
 import { readTemplate } from './templates.ts'
 import { blame, isNodeSilent, tellAdmin } from './translate.ts'
 
@@ -53,31 +54,39 @@ export async function startContainer(
   const isSetUp = before.provisionedAtMs !== undefined && (isRunning || forwardingOf(instance.devices) === forwarding)
   if (isRunning && isSetUp) return true
   const hostKeys = parts.hostKeys.of(user, node.name)
-  let placed: string | undefined
+  const id = `${user.id}@${node.name}`
   if (!isRunning) {
     report('preparing')
     await putInstanceRight(lxd, user, instance, planDevices(node, user, ipv4, forwarding)).catch(startFailed)
     if (node.idmap === 'isolated' && !instance.config['security.idmap.base']) {
       await assignOwnIdmap(lxd, user.name).catch(startFailed)
     }
-    placed = await placeWhileStopped(parts, lxd, node, user, hostKeyFiles(hostKeys))
+    // Through LXD's file interface, a running start would take half again as long: only where there is something to mend.
+    if (before.provisionedAtMs === undefined || before.keysFault !== undefined || parts.unreached.has(id)) {
+      await placeWhileStopped(parts, lxd, node, user, hostKeyFiles(hostKeys))
+    }
     records.setShouldRun(user, node.name, true)
     report('starting')
     await setInstanceState(lxd, user.name, 'start', { timeoutMs: START_TIMEOUT_MS }).catch((error: unknown) =>
       explainStart(error, lxd, node, user)
     )
   }
+  parts.unreached.add(id)
   if (!isSetUp) {
     await provision(lxd, user, node, forwarding, report)
     records.setProvisioned(user, node.name)
   }
-  // A key added or removed while the container started met neither a stopped nor a running one.
-  const { content } = authorizedKeys(user, parts.keys)
-  if (placed !== undefined && placed !== content) {
-    records.setKeysFault(user, node.name, await pushAuthorizedKeys(lxd, user, content).catch(startFailed))
-  }
   report('waiting for its SSH server')
-  await waitForSshd(lxd, node, user, hostKeys, parts.probeHostKey).catch(startFailed)
+  const [answers] = await Promise.all([
+    waitForSshd(lxd, node, user, hostKeys, parts.probeHostKey).catch(startFailed),
+    // The list may have changed while the container was stopped, or just now.
+    pushKeys(parts, user, node)
+  ])
+  if (answers === 'other-key') {
+    records.setKeysFault(user, node.name, 'Its SSH server shows other host keys than those known of it.')
+    throw otherKey(node, user)
+  }
+  parts.unreached.delete(id)
   return false
 }
 
@@ -101,17 +110,16 @@ async function putInstanceRight(
   )
 }
 
-/** @returns the list of keys that is now in the container; undefined when something stood in the way, which `status` then shows */
+/** Host keys, the list of keys and what cloud-init is told; what stands in the way is shown by `status`. */
 async function placeWhileStopped(
   { keys, records }: Parts,
   lxd: LxdClient,
   node: NodeConfig,
   user: User,
   hostKeyFiles: readonly PlacedFile[]
-): Promise<string | undefined> {
+): Promise<void> {
   const options = { signal: AbortSignal.timeout(PLACE_TIMEOUT_MS) }
-  const list = authorizedKeys(user, keys)
-  const files = [...hostKeyFiles, list]
+  const files = [...hostKeyFiles, authorizedKeys(user, keys)]
   try {
     await placeDirectory(lxd, user.name, KEYS_DIRECTORY, options)
     if ((await statFile(lxd, user.name, '/etc/cloud/cloud.cfg.d', options))?.type === 'directory') {
@@ -120,12 +128,10 @@ async function placeWhileStopped(
     }
     await placeFiles(lxd, user.name, files, options)
     records.setKeysFault(user, node.name, undefined)
-    return list.content
   } catch (error) {
     if (isNodeSilent(error) && error.fault !== 'timed-out') throw error
     if (!(error instanceof LxdError) && !options.signal.aborted) throw error
-    records.setKeysFault(user, node.name, 'something in the container stands where berth writes below /etc')
-    return undefined
+    records.setKeysFault(user, node.name, 'Something stands where berth writes its files below /etc.')
   }
 }
 

@@ -56,9 +56,7 @@ function recordFaults(
   } else if (record.provisionedAtMs === undefined && !operation) {
     faults.push(`It was never set up to its end. Go on with: ssh ${node.name}-manage start`)
   }
-  if (record.keysFault !== undefined) {
-    faults.push(`Your list of keys could not be written into the container: ${record.keysFault}.`)
-  }
+  if (record.keysFault !== undefined) faults.push(record.keysFault)
   return faults
 }
 

@@ -166,7 +166,7 @@ describe('a member who is root in the container and means harm', () => {
     await expect.poll(faults, { timeout: 15_000, interval: 1000 }).toBe('')
   })
 
-  it('finds everything put right after a restart, and nothing written through what lay in the way', async () => {
+  it('finds everything put right by the restart after one that failed, and nothing written through what lay in the way', async () => {
     const outside = mkdtempSync(join(tmpdir(), 'berth-outside-'))
     await shell(
       `mkdir -p ${outside}; echo precious >/root/precious; rm -rf /etc/ssh/berth_keys /etc/ssh/ssh_host_*
@@ -191,7 +191,7 @@ describe('a member who is root in the container and means harm', () => {
     await shell(
       `mkdir -p ${outside}; cp -a /etc/ssh/. ${outside}/; mv /etc/ssh /etc/ssh-moved; ln -s ${outside} /etc/ssh`
     )
-    await lab.containers.restart(mallory, lab.node).catch(() => {})
+    for (let round = 0; round < 2; round++) await lab.containers.restart(mallory, lab.node).catch(() => {})
     expect(readdirSync(outside)).toEqual([])
     rmSync(outside, { recursive: true })
     await shell('rm /etc/ssh; mv /etc/ssh-moved /etc/ssh')
