@@ -41,7 +41,7 @@ export function parsePublicKey(line: string): PublicKey {
   const text = line.trim()
   refuseOtherFormats(text)
   const [type = '', base64 = '', ...comment] = text.split(/[ \t]+/)
-  if (/-cert-v01@openssh\.com$/.test(type)) {
+  if (type.endsWith('-cert-v01@openssh.com')) {
     throw badKey('It is a certificate.', 'Give the plain public key, the .pub file without -cert.')
   }
   if (type === 'ssh-dss') throw badKey('DSA keys are broken.', MAKE_ONE)
@@ -94,7 +94,7 @@ export function readKeyMaterial(type: string, reader: WireReader): KeyMaterial {
 
 export const isCurve = (type: string): type is keyof typeof CURVES => Object.hasOwn(CURVES, type)
 
-export const fingerprintOf = (blob: Buffer): string =>
+const fingerprintOf = (blob: Buffer): string =>
   `SHA256:${createHash('sha256').update(blob).digest('base64').replace(/=+$/, '')}`
 
 function ed25519(bytes: Buffer): KeyObject {
@@ -142,7 +142,7 @@ function refuseOtherFormats(text: string): void {
       'Then give the content of the .pub file.'
     )
   }
-  if (/^---- BEGIN SSH2 PUBLIC KEY ----/.test(text)) {
+  if (text.startsWith('---- BEGIN SSH2 PUBLIC KEY ----')) {
     throw badKey('It is in the format of RFC 4716.', 'Convert it with: ssh-keygen -i -f FILE')
   }
   if (/[\r\n]/.test(text)) throw badKey('It is more than one line.', 'Give one key, on one line.')

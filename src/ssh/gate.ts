@@ -125,7 +125,7 @@ export class Gate {
 /** An IPv6 site holds a /64: its hosts are one visitor. */
 function keyOf(address: string): string {
   if (!address.includes(':')) return address
-  const [head = '', tail] = address.split('%')[0]!.split('::')
+  const [head = '', tail] = address.replace(/%.*/, '').split('::')
   const groups = head.split(':').filter(Boolean)
   const rest = tail === undefined ? [] : tail.split(':').filter(Boolean)
   const zeros = Math.max(0, 8 - groups.length - rest.length)

@@ -56,7 +56,8 @@ export class LoginDialogue {
         log.info({ login: shorten(request.username) }, 'login refused')
         request.reject(['publickey'])
         return undefined
-      default:
+      case 'password':
+      case 'hostbased':
         this.#countFailure(request)
     }
     if (wire.alive) request.reject(OFFERED)

@@ -26,7 +26,7 @@ export interface SshServerOptions extends Directory {
   readonly limits?: Partial<ConnectionLimits>
 }
 
-export interface ConnectionLimits extends GateLimits {
+interface ConnectionLimits extends GateLimits {
   /** From the TCP connection to the login (sshd_config(5), LoginGraceTime). */
   readonly graceMs: number
   /** A client that is silent this long is asked whether it is there; the fourth question in a row is the end. */

@@ -29,7 +29,7 @@ interface Protocol {
   exitStatus(id: number, status: number): void
 }
 
-export interface ChannelOpen {
+interface ChannelOpen {
   readonly type: string
   readonly sender: number
   readonly packetSize: number

@@ -61,7 +61,7 @@ test.each([
 })
 
 test('words are what sh makes of the same line, where they are taken at all', () => {
-  const alphabet = [...`ab '"\\  -=/.,:@%+`, '\\$', '\\;', "'$;'", '";|"']
+  const alphabet = [...Array.from(`ab '"\\  -=/.,:@%+`), '\\$', '\\;', "'$;'", '";|"']
   const pick = () => alphabet[Math.floor(Math.random() * alphabet.length)]
   const lines = Array.from({ length: 5000 }, () => Array.from({ length: Math.ceil(Math.random() * 14) }, pick).join(''))
   const taken = lines.map(line => ({ line, words: attempt(line) })).filter(({ words }) => words !== undefined)

@@ -49,7 +49,7 @@ describe('the host key of the endpoints', () => {
     await Promise.all(children.map(child => once(child.stdout, 'data')))
     for (const child of children) child.stdin.write('go')
     const keys = await Promise.all(children.map(async child => String((await once(child.stdout, 'data'))[0]).trim()))
-    await Promise.all(children.map(child => child.exitCode ?? once(child, 'close')))
+    await Promise.all(children.map(async child => child.exitCode ?? (await once(child, 'close'))))
     expect(new Set(keys).size).toBe(1)
     expect(readdirSync(place)).toEqual(['key'])
   })

@@ -343,7 +343,7 @@ function signLogin(
           'alice',
           key,
           algorithm,
-          change === null ? undefined : (data, done) => done(key.sign(change(data), hash) as unknown as Buffer)
+          change === null ? undefined : (data, done) => done(key.sign(change(data), hash))
         )
       }
     })

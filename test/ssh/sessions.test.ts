@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
+import type { ClientChannel } from 'ssh2'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startEndpoint, type Endpoint } from './endpoint.ts'
 
@@ -148,7 +149,7 @@ test('a changed window and a signal reach the command; a signal nobody awaits en
   await using own = await startEndpoint()
   const client = await own.rawClient()
   const run = (words: string, pty: boolean) =>
-    new Promise<import('ssh2').ClientChannel>((resolve, reject) =>
+    new Promise<ClientChannel>((resolve, reject) =>
       client.exec(words, { pty }, (error, channel) => (error ? reject(error) : resolve(channel)))
     )
   const resized = await run('resize', true)
