@@ -72,14 +72,20 @@ export async function exec(lxd: LxdClient, instance: string, options: ExecOption
   })
   const operation = parseAnswer(operationSchema, begun, 'exec')
   const { fds } = parseAnswer(sessionSchema, operation.metadata, 'exec')
-  const sockets = await connectAll(lxd, operation.id, fds, deadline.signal)
+  const pumps: Promise<number | undefined>[] = []
+  const listen = (name: string, socket: WebSocket) => {
+    const isOutput = terminal === undefined ? name === '1' || name === '2' : name === '0'
+    if (isOutput) pumps.push(pumpOut(socket, name === '2' ? options.stderr : options.stdout, wrap?.unwrap))
+    else socket.resume()
+  }
+  const sockets = await connectAll(lxd, operation.id, fds, listen, deadline.signal)
   const forgetOutputs = [options.stdout, options.stderr].map(
     stream =>
       stream &&
       finished(stream, { readable: false }, error => deadline.abort(error ?? new Error('the output was closed')))
   )
   try {
-    return await attend(lxd, instance, operation, sockets, { ...options, wrap }, deadline)
+    return await attend(lxd, instance, operation, sockets, { ...options, wrap, pumps }, deadline)
   } catch (error) {
     if (deadline.signal.aborted) await kill(lxd, instance, operation, sockets, wrap)
     throw error
@@ -92,24 +98,36 @@ export async function exec(lxd: LxdClient, instance: string, options: ExecOption
 /** By name: `0` to `2` as file descriptors, and `control`; with a terminal `0` goes both ways. */
 type Sockets = Readonly<Record<string, WebSocket>>
 
+/** One after another, control first: LXD 5.0 loses output when the streams come at once (6 of 1000), or control after the program. */
 async function connectAll(
   lxd: LxdClient,
   operationId: string,
   secrets: Readonly<Record<string, string>>,
+  listen: (name: string, socket: WebSocket) => void,
   signal: AbortSignal
 ): Promise<Sockets> {
   const path = apiPath`/1.0/operations/${operationId}/websocket`
-  const open = async ([name, secret]: [string, string]) =>
-    [name, await lxd.openWebSocket(path, { query: { secret }, signal })] as const
-  const { control, ...streams } = secrets
-  // LXD runs the program once its streams are there, control or not: opened beside them, control may find it has already ended.
-  const first = control === undefined ? [] : await Promise.allSettled([open(['control', control])])
-  const tried = [...first, ...(await Promise.allSettled(Object.entries(streams).map(open)))]
-  const opened = tried.filter(one => one.status === 'fulfilled').map(one => one.value)
-  const failed = tried.find(one => one.status === 'rejected')
-  if (failed === undefined) return Object.fromEntries(opened)
-  for (const [, socket] of opened) socket.terminate()
-  throw failed.reason
+  const sockets: Record<string, WebSocket> = {}
+  try {
+    for (const name of ['control', '0', '1', '2']) {
+      const secret = secrets[name]
+      if (secret === undefined) continue
+      const socket = await lxd.openWebSocket(path, { query: { secret }, signal })
+      // At once: a quick program has ended, and its output gone to nobody, before we are done here.
+      listen(name, socket)
+      sockets[name] = socket
+    }
+    return sockets
+  } catch (error) {
+    for (const socket of Object.values(sockets)) socket.terminate()
+    throw error
+  }
+}
+
+interface Attended extends ExecOptions {
+  readonly wrap: TerminalWrap | undefined
+  /** The ends of the outputs; with a terminal, the exit code. */
+  readonly pumps: readonly Promise<number | undefined>[]
 }
 
 async function attend(
@@ -117,10 +135,10 @@ async function attend(
   instance: string,
   operation: Operation,
   sockets: Sockets,
-  { command, stdin, stdout, stderr, terminal, wrap, onSignal }: ExecOptions & { wrap: TerminalWrap | undefined },
+  { command, stdin, stdout, stderr, terminal, onSignal, wrap, pumps }: Attended,
   { signal }: Deadline
 ): Promise<{ exitCode: number }> {
-  const { 0: first, 1: second, 2: third, control } = sockets
+  const { 0: first, control } = sockets
   terminal?.onResize((columns, rows) =>
     tell(control, { command: 'window-resize', args: { width: String(columns), height: String(rows) } })
   )
@@ -130,9 +148,6 @@ async function attend(
     if (wrap === undefined) tell(control, { command: 'signal', signal: number })
     else exec(lxd, instance, { command: wrap.signalCommand(name), timeoutMs: KILL_GRACE_MS }).catch(() => {})
   })
-  const outputs = terminal === undefined ? [second, third] : [first]
-  const pumps = outputs.map((socket, index) => socket && pumpOut(socket, index === 0 ? stdout : stderr, wrap?.unwrap))
-  for (const socket of [first, control]) socket?.resume()
   if (first !== undefined) feedIn(stdin, first, terminal !== undefined)
 
   const waiting = new AbortController()

@@ -72,6 +72,15 @@ describe.each(WAYS)('$kind over $over', way => {
     expect(stderr).toBe('end')
   })
 
+  test('a program that ends at once loses none of its output', async () => {
+    const outputs: string[] = []
+    for (let round = 0; round < 5; round++) {
+      const quick = Array.from({ length: 20 }, () => execCaptured(project.lxd, 'box', { command: ['printf', 'quick'] }))
+      outputs.push(...(await Promise.all(quick)).map(({ stdout }) => stdout))
+    }
+    expect(outputs.filter(output => output !== 'quick')).toEqual([])
+  })
+
   test('a program that ends before its input is read leaves the input alone', async () => {
     const stdin = new PassThrough()
     stdin.write('unread')
