@@ -278,12 +278,12 @@ describe('after a login', () => {
     const closed = attacker.listen('CHANNEL_CLOSE')
     attacker.listen('CHANNEL_OPEN_CONFIRMATION')
     const before = await endpoint.memoryBytes()
-    for (let index = 0; index < 20_000; index++) {
+    for (let index = 0; index < 4000; index++) {
       attacker.openSession(index, 1000, 32768)
       attacker.send(Buffer.of(97), uint32(index))
       if (index % 500 === 0) await until(() => closed.length >= index - 500)
     }
-    await until(() => closed.length === 20_000)
+    await until(() => closed.length === 4000)
     expect((await endpoint.memoryBytes()) - before).toBeLessThan(20 * MIB)
     attacker.socket.destroy()
   })
@@ -356,8 +356,10 @@ describe('after a login', () => {
     const before = await endpoint.memoryBytes()
     const wanted = [Buffer.of(90), wireString('unknown'), uint32(1), uint32(1000), uint32(1000)]
     let isHeard = true
-    for (let sent = 0; isHeard && sent < 200_000; sent++) {
-      attacker.send(...wanted)
+    for (let sent = 0; isHeard && sent < 200_000; sent += 500) {
+      attacker.socket.cork()
+      for (let index = 0; index < 500; index++) attacker.send(...wanted)
+      attacker.socket.uncork()
       if (attacker.socket.writableNeedDrain)
         isHeard = await Promise.race([once(attacker.socket, 'drain').then(() => true), sleep(2000).then(() => false)])
     }
