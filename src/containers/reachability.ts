@@ -5,7 +5,9 @@ import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { LxdClient } from '../lxd/client.ts'
+import { execCaptured } from '../lxd/exec.ts'
 import { getInstanceState, STATUS } from '../lxd/instances.ts'
+import { LxdError } from '../lxd/lxd-error.ts'
 import type { HostKey } from './host-keys.ts'
 import type { ProbeHostKey } from './parts.ts'
 
@@ -18,6 +20,9 @@ const PAUSE_MS = 30
 const LONG_PAUSE_MS = 500
 const MAX_OTHER_KEYS = 4
 const LOOK_EVERY_MS = 2000
+/** Once the container's own systemd has started all it will start, its sshd gets this long. */
+const SETTLED_PATIENCE_MS = 4000
+const ASK_TIMEOUT_MS = 1500
 
 /** Where the fixed port is reached from the berth machine. */
 export function fixedPortHost(node: NodeConfig): string {
@@ -37,7 +42,7 @@ export async function waitForSshd(
   patienceMs: number = PATIENCE_MS
 ): Promise<'ours' | 'other-key'> {
   const host = fixedPortHost(node)
-  const deadlineMs = performance.now() + patienceMs
+  let deadlineMs = performance.now() + patienceMs
   let otherKeys = 0
   let lookMs = performance.now() + LOOK_EVERY_MS
   for (;;) {
@@ -52,10 +57,22 @@ export async function waitForSshd(
       lookMs = nowMs + LOOK_EVERY_MS
       const { status_code } = await getInstanceState(lxd, user.name)
       if (status_code !== STATUS.running) throw stoppedAgain(node)
+      if (await hasSettled(lxd, user)) deadlineMs = Math.min(deadlineMs, nowMs + SETTLED_PATIENCE_MS)
     }
     if (nowMs > deadlineMs) throw await explain(lxd, node, user)
     await sleep(found ? LONG_PAUSE_MS : PAUSE_MS)
   }
+}
+
+/** systemctl(1), is-system-running: `running` or `degraded` when no start job is left. */
+async function hasSettled(lxd: LxdClient, user: User): Promise<boolean> {
+  const command = ['systemctl', 'is-system-running']
+  const asked = await execCaptured(lxd, user.name, { command, timeoutMs: ASK_TIMEOUT_MS, maxBytes: 1024 }).catch(
+    (error: unknown) => {
+      if (!(error instanceof LxdError)) throw error
+    }
+  )
+  return /^(running|degraded)\n/.test(asked?.stdout ?? '')
 }
 
 /** Does somebody take TCP connections there? */
