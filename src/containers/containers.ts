@@ -54,6 +54,7 @@ export class Containers {
   readonly #parts: Parts
   readonly #operations: Operations
   readonly #health = new Health()
+  readonly #readings = new Map<string, Promise<ContainerStatus>>()
 
   constructor({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log }: ContainersParts) {
     this.#operations = operations
@@ -114,19 +115,28 @@ export class Containers {
     })
   }
 
+  /** Those who ask while it is being read share the reading, but never one that was begun before a change. */
   status(user: User, node: NodeConfig): Promise<ContainerStatus> {
-    return readStatus(this.#parts, this.#health, user, node, this.#operations.running(user, node.name))
+    const name = `${user.id}@${node.name}`
+    const shared = this.#readings.get(name)
+    if (shared) return shared
+    const running = this.#operations.running(user, node.name)
+    const reading = readStatus(this.#parts, this.#health, user, node, running).finally(() => {
+      if (this.#readings.get(name) === reading) this.#readings.delete(name)
+    })
+    this.#readings.set(name, reading)
+    return reading
   }
 
   /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
   async pushKeys(user: User): Promise<KeyPush[]> {
     const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.#parts, user, node)))
-    for (const node of this.#nodes()) this.#health.forget(node, user)
+    for (const node of this.#nodes()) this.#forget(node, user)
     return pushed
   }
 
   openShell(user: User, node: NodeConfig, request: ShellRequest): Promise<number> {
-    this.#health.forget(node, user)
+    this.#forget(node, user)
     return openShell(this.#parts, user, node, request)
   }
 
@@ -210,6 +220,12 @@ export class Containers {
     return startContainer(this.#parts, user, node, facts, report)
   }
 
+  /** What was seen of the container may no longer be so. */
+  #forget(node: NodeConfig, user: User): void {
+    this.#health.forget(node, user)
+    this.#readings.delete(`${user.id}@${node.name}`)
+  }
+
   /** One change of one container at a time. */
   async #change<T>(
     user: User,
@@ -219,9 +235,11 @@ export class Containers {
     action: (report: Report) => Promise<T>
   ): Promise<T> {
     try {
-      return await this.#operations.run(user, node.name, kind, report, action)
+      const running = this.#operations.run(user, node.name, kind, report, action)
+      this.#forget(node, user)
+      return await running
     } finally {
-      this.#health.forget(node, user)
+      this.#forget(node, user)
     }
   }
 
