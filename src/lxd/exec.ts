@@ -98,7 +98,10 @@ export async function exec(lxd: LxdClient, instance: string, options: ExecOption
 /** By name: `0` to `2` as file descriptors, and `control`; with a terminal `0` goes both ways. */
 type Sockets = Readonly<Record<string, WebSocket>>
 
-/** One after another, control first: LXD 5.0 loses output when the streams come at once (6 of 1000), or control after the program. */
+/**
+ * One after another, outputs before input: the program starts with the last stream, and when it ends at once LXD 5.0 and Incus 6.0
+ * may drop what that stream had to bring (3 and 2 of 800 with stderr last, none with stdin). Control last may find it has ended.
+ */
 async function connectAll(
   lxd: LxdClient,
   operationId: string,
@@ -109,7 +112,7 @@ async function connectAll(
   const path = apiPath`/1.0/operations/${operationId}/websocket`
   const sockets: Record<string, WebSocket> = {}
   try {
-    for (const name of ['control', '0', '1', '2']) {
+    for (const name of ['control', '1', '2', '0']) {
       const secret = secrets[name]
       if (secret === undefined) continue
       const socket = await lxd.openWebSocket(path, { query: { secret }, signal })
