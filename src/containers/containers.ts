@@ -66,6 +66,7 @@ export class Containers {
       nodeSetup: new NodeSetup(lxdFor, log),
       probeHostKey,
       keyTurns: new Turns(),
+      keyRetries: new Map(),
       unreached: new Set(),
       log,
       lxdFor
@@ -192,18 +193,22 @@ export class Containers {
     })
   }
 
-  /** At start of `serve`: puts every node right, and starts what ran before the node was rebooted where LXD did not. */
+  /** At start of `serve`: puts every node right, brings keys that did not arrive, and starts what a reboot of the node ended. */
   async resume(users: (id: number) => User | undefined): Promise<void> {
     await Promise.all(
       this.#nodes().map(async node => {
         try {
           await this.#parts.nodeSetup.ensure(node)
+          for (const { userId } of this.#parts.records.listOn(node.name).filter(({ keysFault }) => keysFault)) {
+            const user = users(userId)
+            if (user) await pushKeys(this.#parts, user, node)
+          }
           for (const { userId } of await findInterrupted(this.#parts, node)) {
             const user = users(userId)
             if (user?.state === 'enabled') await this.start(user, node)
           }
-        } catch (error) {
-          this.#parts.log.warn({ node: node.name, error }, 'the node could not be put right')
+        } catch (err) {
+          this.#parts.log.warn({ node: node.name, err }, 'the node could not be put right')
         }
       })
     )

@@ -14,12 +14,25 @@ export interface KeyPush {
 
 const FIND_TIMEOUT_MS = 2000
 
+const RETRY_AFTER_MS = 10_000
+
 /**
  * Brings the member's list of keys, as it is when its turn comes, into the container if it runs; so the last list is the one that
- * stays. Takes at most 5 s then. A failure is noted for `status`.
+ * stays. Takes at most 5 s then. A failure is noted for `status`; a node that does not answer is tried again until it does.
  */
-export function pushKeys(parts: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
-  return parts.keyTurns.take(`${user.id}@${node.name}`, () => pushNow(parts, user, node))
+export async function pushKeys(parts: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
+  const id = `${user.id}@${node.name}`
+  clearTimeout(parts.keyRetries.get(id))
+  parts.keyRetries.delete(id)
+  const push = await parts.keyTurns.take(id, () => pushNow(parts, user, node))
+  if (push.outcome === 'node-unavailable' && !parts.keyRetries.has(id)) {
+    const again = () =>
+      pushKeys(parts, user, node).catch((err: unknown) =>
+        parts.log.warn({ err, user: user.name }, 'no keys were pushed')
+      )
+    parts.keyRetries.set(id, setTimeout(() => void again(), RETRY_AFTER_MS).unref())
+  }
+  return push
 }
 
 async function pushNow({ records, keys, lxdFor }: Parts, user: User, node: NodeConfig): Promise<KeyPush> {

@@ -24,6 +24,8 @@ export interface Parts {
   readonly probeHostKey: ProbeHostKey
   /** Pushes of keys, by container. */
   readonly keyTurns: Turns
+  /** Pushes to nodes that did not answer, by container. */
+  readonly keyRetries: Map<string, NodeJS.Timeout>
   /** The containers, `userId@node`, that could not be reached when they were last started. */
   readonly unreached: Set<string>
   readonly log: Log

@@ -15,7 +15,7 @@ const KILL_TIMEOUT_MS = 60_000
 
 /**
  * Asks the container to shut down, and kills it when it has not within `timeoutMs`.
- * @throws UserError `stop-failed`, `node-unavailable`
+ * @throws UserError `not-registered`, `stop-failed`, `node-unavailable`
  */
 export async function stopContainer(
   parts: Parts,
@@ -24,6 +24,7 @@ export async function stopContainer(
   timeoutMs: number,
   report: Report
 ): Promise<StopOutcome> {
+  parts.records.need(user, node.name)
   const lxd = parts.lxdFor(node)
   const stopFailed = blame(node, 'stop-failed', tellAdmin(node))
   const instance = await findContainer(lxd, node, user)

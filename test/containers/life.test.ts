@@ -252,6 +252,8 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
       expect(await reasonOf(lab.containers.register(sgx, lab.node, undefined))).toBe('bad-user-name')
       expect(await findInstance(lab.lxd, 'sgx')).toBeUndefined()
       expect(lab.containers.nodesOf(sgx)).toEqual([])
+      for (const verb of ['start', 'stop', 'restart', 'status'] as const)
+        expect(await reasonOf(lab.containers[verb](sgx, lab.node))).toBe('not-registered')
     })
   }
 

@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -252,5 +252,21 @@ describe('a node whose server', () => {
   it('comes back is used again', async () => {
     expect(await lab.containers.register(alice, lab.node, undefined)).toEqual({ created: true })
     expect(await lab.ssh(alice, 'id -un')).toMatchObject({ code: 0, stdout: 'alice\n' })
+  })
+
+  it('comes back gets the keys that did not arrive', async () => {
+    const lxd = new LxdClient({ url: `unix://${directory}/later`, project: lab.node.project })
+    const containers = lab.open(lab.config, undefined, lxd)
+    await lab.addKey(alice)
+    expect(await containers.pushKeys(alice)).toEqual([{ node: 'gpu1', outcome: 'node-unavailable' }])
+    expect((await lab.containers.status(alice, lab.node)).faults).toEqual([
+      expect.stringMatching(/did not answer/) as string
+    ])
+    expect((await lab.ssh(alice, 'true', { key: 'key-alice-1' })).code).toBe(255)
+    symlinkSync(lab.lab.lxdSocket, join(directory, 'later'))
+    const login = async () => (await lab.ssh(alice, 'true', { key: 'key-alice-1' })).code
+    await expect.poll(login, { timeout: 30_000, interval: 1000 }).toBe(0)
+    expect((await lab.containers.status(alice, lab.node)).faults).toEqual([])
+    await lxd.close()
   })
 })
