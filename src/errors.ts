@@ -48,7 +48,6 @@ const ADMIN_REASONS = {
 const REASONS = { ...MEMBER_REASONS, ...ADMIN_REASONS }
 
 export type MemberReason = keyof typeof MEMBER_REASONS
-export type AdminReason = keyof typeof ADMIN_REASONS
 export type Reason = keyof typeof REASONS
 
 export const reasons = Object.keys(REASONS) as Reason[]

@@ -66,5 +66,5 @@ export interface Command<Arguments = object> {
 
 /** Keeps the inferred argument type between builder and handler, and forgets it for the list. */
 export function defineCommand<Arguments>(command: Command<Arguments>): Command {
-  return command as Command
+  return command
 }

@@ -87,7 +87,7 @@ export class LxdClient {
   ): Promise<{ value: z.output<T>; etag: string }> {
     const answer = await this.raw('GET', path, options)
     const { metadata } = parseEnvelope(answer, path)
-    return { value: parseAnswer(schema, metadata, `GET ${path}`), etag: String(answer.headers['etag'] ?? '') }
+    return { value: parseAnswer(schema, metadata, `GET ${path}`), etag: answer.headers['etag'] ?? '' }
   }
 
   /** As `get`, but undefined when LXD says there is no such thing (404). */
@@ -211,14 +211,14 @@ export class LxdClient {
     webSocket.on('error', cause => reject(new LxdError('lost', `websocket ${path}: ${cause.message}`, { cause })))
     deadline.signal.addEventListener('abort', stop, { once: true })
     if (deadline.signal.aborted) stop()
-    return promise
+    return await promise
   }
 
   #locate(path: ApiPath, query: Query = {}): string {
     const parameters = new URLSearchParams()
     for (const [name, value] of Object.entries({ project: this.project, ...query }))
-      if (value !== undefined) parameters.set(name, String(value))
-    return parameters.size === 0 ? path : `${path}?${parameters}`
+      if (value !== undefined) parameters.set(name, value)
+    return parameters.size === 0 ? path : `${path}?${parameters.toString()}`
   }
 }
 

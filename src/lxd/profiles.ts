@@ -10,7 +10,6 @@ const profileSchema = z.looseObject({
   devices: deviceMap,
   used_by: listOf(z.string())
 })
-export type Profile = z.output<typeof profileSchema>
 
 export interface ProfilePut {
   readonly description?: string

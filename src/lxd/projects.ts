@@ -9,7 +9,6 @@ const projectSchema = z.looseObject({
   config: configMap,
   used_by: listOf(z.string())
 })
-export type Project = z.output<typeof projectSchema>
 
 export interface ProjectPut {
   readonly description?: string
