@@ -46,7 +46,7 @@ export async function makeIdentity(): Promise<Identity> {
 export async function makeTrustToken(unix: LxdClient, name: string): Promise<string> {
   const begun = await unix.begin('POST', apiPath`/1.0/certificates`, { json: { type: 'client', name, token: true } })
   if (begun === undefined) throw new Error('the server began no operation')
-  const { fingerprint, addresses, secret, expiresAt } = begun.metadata as Record<string, unknown>
+  const { fingerprint, addresses, secret, expiresAt } = begun.metadata
   const token = { client_name: name, fingerprint, addresses, secret, expires_at: expiresAt ?? '0001-01-01T00:00:00Z' }
   return Buffer.from(JSON.stringify(token)).toString('base64')
 }
