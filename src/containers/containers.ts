@@ -36,7 +36,7 @@ export interface ContainersParts {
   lxdFor(node: NodeConfig): LxdClient
 }
 
-export const DEFAULT_STOP_TIMEOUT_MS = 30_000
+const DEFAULT_STOP_TIMEOUT_MS = 30_000
 /** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
 const BUSY_PATIENCE_MS = 120_000
 const BUSY_PAUSE_MS = 250

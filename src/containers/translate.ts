@@ -20,7 +20,7 @@ export function blame(node: NodeConfig, reason: Reason, hint: string): (error: u
   }
 }
 
-export function nodeUnavailable(node: NodeConfig, cause: LxdError): UserError {
+function nodeUnavailable(node: NodeConfig, cause: LxdError): UserError {
   return new UserError('node-unavailable', `LXD on ${node.name} is not to be reached.`, {
     hint: `Try again in a minute. If it stays so, tell your admin, who finds the fault with: berth node check ${node.name}`,
     cause
