@@ -85,10 +85,12 @@ describe.each(WAYS)('$kind over $over', way => {
   })
 
   test('an input that breaks off is an end of input', async () => {
-    const stdin = new PassThrough()
+    const [stdin, out] = [new PassThrough(), collector()]
+    const running = exec(project.lxd, 'box', { command: ['cat'], stdin, stdout: out.stream, timeoutMs: 20_000 })
     stdin.write('half')
-    setTimeout(() => stdin.destroy(), 200)
-    expect((await run('cat', { stdin, timeoutMs: 10_000 })).stdout).toBe('half')
+    await expect.poll(out.text).toBe('half')
+    stdin.destroy()
+    expect(await running).toEqual({ exitCode: 0 })
   })
 
   test('a slow reader stops the program, not our memory', async () => {
