@@ -293,7 +293,8 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
   return rig
 }
 
-async function freePort(address: string): Promise<number> {
+/** A port nobody listens on at the moment. */
+export async function freePort(address = '0.0.0.0'): Promise<number> {
   const server = createServer().listen(0, address)
   await once(server, 'listening')
   const { port } = server.address() as { port: number }

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { createCommands } from '../../forced-commands/index.ts'
 import type { MemberReason } from '../../src/errors.ts'
-import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
+import { freePort, run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
 
 /*
  * Every reason a member can meet, met: over SSH, with the real client and a real LXD. The list below is complete because its type
@@ -39,12 +39,12 @@ async function addNodes(): Promise<void> {
     templates: object[]
   }
   const { gpu1 } = config.nodes
-  const broken = (name: string, managePort: number, change: object) => {
-    config.nodes[name] = { ...gpu1, managePort, ...change }
+  const broken = async (name: string, change: object) => {
+    config.nodes[name] = { ...gpu1, managePort: await freePort(), ...change }
   }
-  broken('dead', rig.managePort + 1, { lxd: 'unix:///nowhere/unix.socket' })
-  broken('poolless', rig.managePort + 2, { storagePool: 'no-such-pool', project: `${rig.project}-poolless` })
-  broken('faulty', rig.managePort + 3, { lxd: `unix://${faulty.path}` })
+  await broken('dead', { lxd: 'unix:///nowhere/unix.socket' })
+  await broken('poolless', { storagePool: 'no-such-pool', project: `${rig.project}-poolless` })
+  await broken('faulty', { lxd: `unix://${faulty.path}` })
   config.templates.push({ name: 'ghost', image: 'no-such-image', description: 'has no image' })
   writeFileSync(rig.configPath, stringify(config))
   await rig.end()
