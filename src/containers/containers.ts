@@ -67,7 +67,8 @@ export class Containers {
       probeHostKey,
       keyTurns: new Turns(),
       keyRetries: new Map(),
-      unreached: new Set(),
+      ailing: new Set(),
+      delivered: new Map(),
       log,
       lxdFor
     }

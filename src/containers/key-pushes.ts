@@ -35,14 +35,18 @@ export async function pushKeys(parts: Parts, user: User, node: NodeConfig): Prom
   return push
 }
 
-async function pushNow({ records, keys, lxdFor }: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
+async function pushNow({ records, keys, delivered, lxdFor }: Parts, user: User, node: NodeConfig): Promise<KeyPush> {
   if (!records.find(user, node.name)) return { node: node.name, outcome: 'no-container' }
   const lxd = lxdFor(node)
   try {
     const instance = await findInstance(lxd, user.name, { timeoutMs: FIND_TIMEOUT_MS })
     if (!instance) return { node: node.name, outcome: 'no-container' }
     if (instance.status_code !== STATUS.running) return { node: node.name, outcome: 'at-next-start' }
-    const fault = await pushAuthorizedKeys(lxd, user, authorizedKeys(user, keys).content)
+    const { content } = authorizedKeys(user, keys)
+    const id = `${user.id}@${node.name}`
+    delivered.delete(id)
+    const fault = await pushAuthorizedKeys(lxd, user, content)
+    if (fault === undefined) delivered.set(id, content)
     records.setKeysFault(
       user,
       node.name,

@@ -26,8 +26,10 @@ export interface Parts {
   readonly keyTurns: Turns
   /** Pushes to nodes that did not answer, by container. */
   readonly keyRetries: Map<string, NodeJS.Timeout>
-  /** The containers, `userId@node`, that could not be reached when they were last started. */
-  readonly unreached: Set<string>
+  /** Containers, `userId@node`, in which something was wrong when last started or looked at: the next start mends berth's files. */
+  readonly ailing: Set<string>
+  /** The list of keys each container, `userId@node`, is known to hold. */
+  readonly delivered: Map<string, string>
   readonly log: Log
   lxdFor(node: NodeConfig): LxdClient
 }

@@ -62,7 +62,7 @@ export async function startContainer(
       await assignOwnIdmap(lxd, user.name).catch(startFailed)
     }
     // Through LXD's file interface, a running start would take half again as long: only where there is something to mend.
-    if (before.provisionedAtMs === undefined || before.keysFault !== undefined || parts.unreached.has(id)) {
+    if (before.provisionedAtMs === undefined || before.keysFault !== undefined || parts.ailing.has(id)) {
       await placeWhileStopped(parts, lxd, node, user, hostKeyFiles(hostKeys))
     }
     records.setShouldRun(user, node.name, true)
@@ -71,7 +71,7 @@ export async function startContainer(
       explainStart(error, lxd, node, user)
     )
   }
-  parts.unreached.add(id)
+  parts.ailing.add(id)
   if (!isSetUp) {
     await provision(lxd, user, node, forwarding, report)
     records.setProvisioned(user, node.name)
@@ -79,14 +79,14 @@ export async function startContainer(
   report('waiting for its SSH server')
   const [answers] = await Promise.all([
     waitForSshd(lxd, node, user, hostKeys, parts.probeHostKey).catch(startFailed),
-    // The list may have changed while the container was stopped, or just now.
-    pushKeys(parts, user, node)
+    // The list may have changed while the container was stopped, or just now. A needless program at this time delays sshd.
+    parts.delivered.get(id) === authorizedKeys(user, parts.keys).content ? undefined : pushKeys(parts, user, node)
   ])
   if (answers === 'other-key') {
     records.setKeysFault(user, node.name, 'Its SSH server shows other host keys than those known of it.')
     throw otherKey(node, user)
   }
-  parts.unreached.delete(id)
+  parts.ailing.delete(id)
   return false
 }
 
@@ -112,14 +112,15 @@ async function putInstanceRight(
 
 /** Host keys, the list of keys and what cloud-init is told; what stands in the way is shown by `status`. */
 async function placeWhileStopped(
-  { keys, records }: Parts,
+  { keys, records, delivered }: Parts,
   lxd: LxdClient,
   node: NodeConfig,
   user: User,
   hostKeyFiles: readonly PlacedFile[]
 ): Promise<void> {
   const options = { signal: AbortSignal.timeout(PLACE_TIMEOUT_MS) }
-  const files = [...hostKeyFiles, authorizedKeys(user, keys)]
+  const list = authorizedKeys(user, keys)
+  const files = [...hostKeyFiles, list]
   try {
     await placeDirectory(lxd, user.name, KEYS_DIRECTORY, options)
     if ((await statFile(lxd, user.name, '/etc/cloud/cloud.cfg.d', options))?.type === 'directory') {
@@ -128,6 +129,7 @@ async function placeWhileStopped(
     }
     await placeFiles(lxd, user.name, files, options)
     records.setKeysFault(user, node.name, undefined)
+    delivered.set(`${user.id}@${node.name}`, list.content)
   } catch (error) {
     if (isNodeSilent(error) && error.fault !== 'timed-out') throw error
     if (!(error instanceof LxdError) && !options.signal.aborted) throw error

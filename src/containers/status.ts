@@ -31,6 +31,7 @@ export async function readStatus(
   const running = state?.status_code === STATUS.running
   // While it is being started or stopped nothing needs to be as it should.
   const inside = running && !operation && record.provisionedAtMs ? await health.faults(lxd, node, user) : []
+  if (inside.length > 0) parts.ailing.add(`${user.id}@${node.name}`)
   return {
     ...describeInstance(instance, state),
     node: node.name,

@@ -94,6 +94,11 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
     expect((await lab.ssh(bob, 'true', { key: 'key-bob-1' })).code).toBe(255)
     expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
     expect(second).toContain('key-bob-1')
+    await lab.inside(bob, 'rm -r /etc/ssh/berth_keys')
+    const { faults } = await lab.containers.status(bob, lab.node)
+    expect(faults).toEqual([expect.stringMatching(/berth_keys\/bob is not a regular file/) as string])
+    await lab.containers.restart(bob, lab.node)
+    expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
   })
 
   it('is put right, with profile and walls, when somebody changed them', async () => {
