@@ -4,7 +4,7 @@ import Sqlite from 'better-sqlite3'
 import { databasePath } from '../app.ts'
 import { UserError } from '../errors.ts'
 import { defineCommand } from './admin-command.ts'
-import { formatSize } from './console.ts'
+import { formatBytes } from '../command/units.ts'
 
 /**
  * Copies a database while others use it (SQLite's backup API), to a file for its owner alone that appears whole or not at all.
@@ -72,6 +72,6 @@ berth.sqlite-shm, start berth.`,
     const sizeBytes = await backUpDatabase(databasePath(loadConfig()), path, fraction => {
       console.report('copying the database', fraction)
     })
-    console.out(`Wrote ${path}, ${formatSize(sizeBytes)}. It holds private keys: keep it safe.`)
+    console.out(`Wrote ${path}, ${formatBytes(sizeBytes)}. It holds private keys: keep it safe.`)
   }
 })

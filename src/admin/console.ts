@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { createInterface } from 'node:readline/promises'
 import { isatty } from 'node:tty'
-import Table from 'cli-table3'
 import picocolors from 'picocolors'
 import type { Colors } from 'picocolors/types.ts'
+import { drawTable } from '../command/table.ts'
 import type { Report } from '../operations/operations.ts'
 import { ProgressLine } from './progress-line.ts'
 
@@ -39,27 +39,12 @@ export class Console {
 
   /** Rows under a head, in columns without rules: easy on the eye and on `awk`. */
   table(head: string[], rows: string[][]): void {
-    const bare = [
-      'top',
-      'top-mid',
-      'top-left',
-      'top-right',
-      'bottom',
-      'bottom-mid',
-      'bottom-left',
-      'bottom-right',
-      'left'
-    ]
-    const none = [...bare, 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid']
-    const table = new Table({
-      chars: { ...Object.fromEntries(none.map(part => [part, ''])), middle: '  ' },
-      style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 }
-    })
-    table.push(
-      head.map(cell => this.colors.bold(cell)),
-      ...rows
+    this.out(
+      drawTable(
+        head.map(cell => this.colors.bold(cell)),
+        rows
+      )
     )
-    this.out(table.toString().replaceAll(/ +$/gm, ''))
   }
 
   /** Asks on the terminal; undefined where there is none. */
@@ -92,13 +77,4 @@ export class Console {
 export function formatTime(atMs: number): string {
   const local = new Date(atMs - new Date(atMs).getTimezoneOffset() * 60_000)
   return local.toISOString().slice(0, 16).replace('T', ' ')
-}
-
-const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-
-/** `1.2 GiB` */
-export function formatSize(bytes: number): string {
-  const power = Math.min(UNITS.length - 1, Math.floor(Math.log2(Math.max(bytes, 1)) / 10))
-  const value = bytes / 2 ** (10 * power)
-  return `${power === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[power]}`
 }

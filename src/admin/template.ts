@@ -12,7 +12,7 @@ import { LxdError } from '../lxd/lxd-error.ts'
 import type { Report } from '../operations/operations.ts'
 import { defineAction } from './action.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
-import { formatSize } from './console.ts'
+import { formatBytes } from '../command/units.ts'
 import { needNode } from './node-actions.ts'
 
 interface Presence {
@@ -91,7 +91,7 @@ const list = defineCommand({
           name,
           image,
           node,
-          sizeBytes === undefined ? '-' : formatSize(sizeBytes),
+          sizeBytes === undefined ? '-' : formatBytes(sizeBytes),
           fingerprint?.slice(0, 12) ?? fault ?? `missing: berth template build ${name}`,
           description
         ])

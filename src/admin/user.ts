@@ -2,7 +2,8 @@ import type { Argv } from 'yargs'
 import type { NodeOutcome } from '../containers/containers.ts'
 import { UserError } from '../errors.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
-import { type Console, formatSize, formatTime } from './console.ts'
+import { formatBytes } from '../command/units.ts'
+import { type Console, formatTime } from './console.ts'
 import { firstNode } from './invite.ts'
 import { printKeys } from './key.ts'
 import { readKeyLines } from './key-files.ts'
@@ -102,8 +103,8 @@ function printContainers(console: Console, containers: ContainerEntry[]): void {
             status.state,
             status.template,
             status.address ?? '',
-            status.memory.usedBytes === undefined ? '' : formatSize(status.memory.usedBytes),
-            status.disk.usedBytes === undefined ? '' : formatSize(status.disk.usedBytes),
+            status.memory.usedBytes === undefined ? '' : formatBytes(status.memory.usedBytes),
+            status.disk.usedBytes === undefined ? '' : formatBytes(status.disk.usedBytes),
             status.faults.join('; ')
           ]
     )
