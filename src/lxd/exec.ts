@@ -99,7 +99,7 @@ export async function exec(lxd: LxdClient, instance: string, options: ExecOption
 type Sockets = Readonly<Record<string, WebSocket>>
 
 /**
- * One after another, outputs before input: the program starts with the last stream, and when it ends at once LXD 5.0 and Incus 6.0
+ * All but the input at once, the input last: the program starts with the last stream, and when it ends at once LXD 5.0 and Incus 6.0
  * may drop what that stream had to bring (3 and 2 of 800 with stderr last, none with stdin). Control last may find it has ended.
  */
 async function connectAll(
@@ -111,20 +111,19 @@ async function connectAll(
 ): Promise<Sockets> {
   const path = apiPath`/1.0/operations/${operationId}/websocket`
   const sockets: Record<string, WebSocket> = {}
-  try {
-    for (const name of ['control', '1', '2', '0']) {
-      const secret = secrets[name]
-      if (secret === undefined) continue
-      const socket = await lxd.openWebSocket(path, { query: { secret }, signal })
-      // At once: a quick program has ended, and its output gone to nobody, before we are done here.
-      listen(name, socket)
-      sockets[name] = socket
-    }
-    return sockets
-  } catch (error) {
-    for (const socket of Object.values(sockets)) socket.terminate()
-    throw error
+  const open = async ([name, secret]: [string, string]) => {
+    const socket = await lxd.openWebSocket(path, { query: { secret }, signal })
+    sockets[name] = socket
+    // Now: a quick program has ended, and its output gone to nobody, before the others are open.
+    listen(name, socket)
   }
+  const { 0: input, ...others } = secrets
+  const tried = await Promise.allSettled(Object.entries(others).map(open))
+  const last = input === undefined ? [] : await Promise.allSettled([open(['0', input])])
+  const failed = [...tried, ...last].find(one => one.status === 'rejected')
+  if (failed === undefined) return sockets
+  for (const socket of Object.values(sockets)) socket.terminate()
+  throw failed.reason
 }
 
 interface Attended extends ExecOptions {

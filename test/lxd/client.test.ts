@@ -2,10 +2,17 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { apiPath, type ApiPath } from '../../src/lxd/api-path.ts'
 import { LxdError } from '../../src/lxd/lxd-error.ts'
-import { createInstance, findInstance, getInstance, listInstances, setInstanceState } from '../../src/lxd/instances.ts'
+import {
+  createInstance,
+  findInstance,
+  getInstance,
+  listInstances,
+  setInstanceState,
+  STATUS
+} from '../../src/lxd/instances.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer, isSupported } from '../../src/lxd/server.ts'
-import { IMAGE, KINDS, openProject, WAYS, type TestProject } from './servers.ts'
+import { IMAGE, KINDS, openProject, SOON, WAYS, type TestProject } from './servers.ts'
 
 describe.each(WAYS)('$kind over $over', way => {
   let project: TestProject
@@ -86,6 +93,8 @@ describe.each(WAYS)('$kind over $over', way => {
   test('a time limit of ours is fault timed-out, status 0', async () => {
     const limited = setInstanceState(project.lxd, 'source', 'start', { timeoutMs: 1 })
     await expect(limited).rejects.toMatchObject({ fault: 'timed-out', status: 0 })
+    const statusCode = async () => (await getInstance(project.lxd, 'source')).status_code
+    await expect.poll(statusCode, SOON).toBe(STATUS.running)
   })
 
   test('an answer of another shape is not believed', async () => {

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { apiPath } from '../../src/lxd/api-path.ts'
 import { LxdClient } from '../../src/lxd/client.ts'
@@ -11,7 +10,7 @@ import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer } from '../../src/lxd/server.ts'
 import { waitForOperation } from '../../src/lxd/wait.ts'
 import { ByteProxy } from './byte-proxy.ts'
-import { endpointFor, IMAGE, makeIdentity, openProject, WAYS, type TestProject } from './servers.ts'
+import { endpointFor, IMAGE, makeIdentity, openProject, SOON, WAYS, type TestProject } from './servers.ts'
 
 /** How long a call took to fail, and with what. */
 async function failure(call: Promise<unknown>): Promise<{ error: unknown; tookMs: number }> {
@@ -40,6 +39,12 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
     await project[Symbol.asyncDispose]()
   })
 
+  const countRunning = async (pattern: string) => {
+    const command = ['pgrep', '-cf', `[${pattern[0]}]${pattern.slice(1)}`]
+    return Number((await execCaptured(project.lxd, 'box', { command })).stdout)
+  }
+  const untilRuns = (pattern: string) => expect.poll(() => countRunning(pattern), SOON).toBe(1)
+
   test('while an operation runs: it is waited for all the same', async () => {
     const json = { command: ['sleep', '1.5'], 'wait-for-websocket': false, interactive: false }
     const begun = await lxd.begin('POST', apiPath`/1.0/instances/${'box'}/exec`, { json })
@@ -52,16 +57,16 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
 
   test('while a program runs: the call ends and so does the program', async () => {
     const running = execCaptured(lxd, 'box', { command: ['sleep', '411'] })
-    await sleep(700)
+    await untilRuns('sleep 411')
     proxy.cut()
     expect((await running).exitCode).toBe(137)
-    expect((await execCaptured(project.lxd, 'box', { command: ['pgrep', '-f', '[s]leep 411'] })).exitCode).toBe(1)
+    await expect.poll(() => countRunning('sleep 411'), SOON).toBe(0)
   })
 
   test('for a moment while a program is left: aborting never hangs', async () => {
     const leaving = new AbortController()
     const running = exec(lxd, 'box', { command: ['sleep', '412'], signal: leaving.signal })
-    await sleep(500)
+    await untilRuns('sleep 412')
     proxy.stalled = true
     leaving.abort(new Error('gone'))
     const { error, tookMs } = await failure(running)
@@ -101,7 +106,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
     await using leaving = await ByteProxy.open(await endpointFor(way))
     const client = new LxdClient({ ...leaving.endpoint, project: project.name })
     const running = exec(client, 'box', { command: ['sleep', '413'] })
-    await sleep(700)
+    await untilRuns('sleep 413')
     leaving.vanish()
     const { error, tookMs } = await failure(running)
     expect(error).toMatchObject({ fault: 'lost', operation: expect.stringMatching(/-/) })

@@ -21,6 +21,8 @@ export const WAYS = KINDS.flatMap(kind => (['unix', 'https'] as const).map(over 
 export type Way = (typeof WAYS)[number]
 
 export const IMAGE = 'debian-12'
+/** For `expect.poll`: what takes milliseconds alone takes seconds on a busy machine. */
+export const SOON = { timeout: 20_000 }
 
 /** The run's shared server of that kind. */
 export async function labServer(kind: ServerKind): Promise<LabServer> {
@@ -81,14 +83,12 @@ export class TestProject implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    // Stopped first: a failed test may have left a program running, whose operation would never end.
+    for (const { name, status_code } of await listInstances(this.lxd))
+      if (status_code !== STATUS.stopped)
+        await setInstanceState(this.lxd, name, 'stop', { force: true }).catch(() => {})
     await this.#settle()
-    const left = await listInstances(this.lxd)
-    await Promise.all(
-      left.map(async ({ name, status_code }) => {
-        if (status_code === STATUS.running) await setInstanceState(this.lxd, name, 'stop', { force: true })
-        await deleteInstance(this.lxd, name)
-      })
-    )
+    await Promise.all((await listInstances(this.lxd)).map(({ name }) => deleteInstance(this.lxd, name)))
     await projects.remove(this.lxd, this.name)
     await this.lxd.close()
   }
