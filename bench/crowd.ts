@@ -1,4 +1,5 @@
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Ran } from '../test/rig.ts'
 import { run } from '../test/rig.ts'
 import { type Bench, must, percentile } from './bench.ts'
@@ -7,6 +8,8 @@ import { PeerSshd } from './peer-sshd.ts'
 
 const CLIENTS = 100
 const CONTAINERS = 4
+const ROUNDS = 5
+const FORGETTING_MS = 3000
 
 export const crowd: Bench = {
   name: 'crowd',
@@ -23,8 +26,14 @@ export const crowd: Bench = {
     // Members sit at machines of their own: each client has an address of its own.
     const from = (index: number) => ['-o', `BindAddress=127.0.1.${index + 1}`]
     must(await run(sshd.ssh([`status ${ask(0).name}`])))
-    const berth = await serve(index => ask(index).manage('status', { options: from(index) }))
-    say(`berth: ${describe(berth)}`)
+    // One crowd is over in two seconds: the middle one of several, each come upon a berth that remembers nothing.
+    const crowds: Served[] = []
+    for (let round = 0; round < ROUNDS; round++) {
+      await sleep(FORGETTING_MS)
+      crowds.push(await serve(index => ask(index).manage('status', { options: from(index) })))
+      say(`berth: ${describe(crowds.at(-1)!)}`)
+    }
+    const berth = crowds.sort((one, other) => one.perSecond - other.perSecond)[Math.floor(ROUNDS / 2)]!
     const peer = await serve(index => run(sshd.ssh([`status ${ask(index).name}`], from(index)), { timeoutMs: 600_000 }))
     say(`sshd:  ${describe(peer)}`)
     return {

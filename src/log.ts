@@ -3,10 +3,7 @@ import pino from 'pino'
 export type Log = pino.Logger
 
 /** One JSON line an event on standard output. Levels as pino's; `silent` for a command line that prints for people. */
-export function createLog(
-  level: pino.LevelWithSilent,
-  destination: pino.DestinationStream = pino.destination({ fd: 1, sync: true })
-): Log {
+export function createLog(level: pino.LevelWithSilent, destination: pino.DestinationStream = standardOutput()): Log {
   return pino(
     {
       base: null,
@@ -22,3 +19,6 @@ export function createLog(
     destination
   )
 }
+
+/** Never waited for: whoever reads the log slowly, or not at all, must not hold up a member. Beyond 16 MiB unread, lines are dropped. */
+const standardOutput = () => pino.destination({ fd: 1, sync: false, maxLength: 16 * 2 ** 20 })

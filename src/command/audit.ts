@@ -1,4 +1,4 @@
-import type { Database } from '../db/open.ts'
+import { writeUnsynced, type Database } from '../db/open.ts'
 import type { Reason } from '../errors.ts'
 
 /** Who typed what, where from. `words` are already masked. */
@@ -38,25 +38,18 @@ export class Audit {
   /** Opens a row; the function returned closes it. */
   open(entry: AuditEntry): (exitCode: number, reason: Reason | undefined) => void {
     const atMs = Date.now()
-    const { lastInsertRowid } = this.#database
-      .prepare(
-        `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
-      )
-      .run(
-        atMs,
-        entry.session,
-        entry.login,
-        entry.user ?? null,
-        entry.fingerprint,
-        entry.address,
-        entry.node,
-        entry.words
-      )
+    const { session, login, user = null, fingerprint, address, node, words } = entry
+    const opened = this.#database.prepare(
+      `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+    )
+    const closed = this.#database.prepare('UPDATE audit SET exit_code = ?, reason = ?, duration_ms = ? WHERE id = ?')
+    // Whatever berth changes it writes after this row, waited for: only looks and shells can be lost with the power.
+    const { lastInsertRowid } = writeUnsynced(this.#database, () =>
+      opened.run(atMs, session, login, user, fingerprint, address, node, words)
+    )
     return (exitCode, reason) => {
-      this.#database
-        .prepare('UPDATE audit SET exit_code = ?, reason = ?, duration_ms = ? WHERE id = ?')
-        .run(exitCode, reason ?? null, Date.now() - atMs, lastInsertRowid)
+      writeUnsynced(this.#database, () => closed.run(exitCode, reason ?? null, Date.now() - atMs, lastInsertRowid))
     }
   }
 

@@ -36,6 +36,8 @@ export interface ContainersParts {
   lxdFor(node: NodeConfig): LxdClient
 }
 
+/** A crowd asking for the same container costs its node one reading a second. */
+const READING_AGE_MS = 1000
 const DEFAULT_STOP_TIMEOUT_MS = 30_000
 /** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
 const BUSY_PATIENCE_MS = 120_000
@@ -63,7 +65,7 @@ export class Containers {
       keys,
       records: new ContainerRecords(database),
       hostKeys: new HostKeys(database, generateHostKey),
-      nodeSetup: new NodeSetup(lxdFor, log),
+      nodeSetup: new NodeSetup(config.nodes.values(), lxdFor, log),
       probeHostKey,
       keyTurns: new Turns(),
       keyRetries: new Map(),
@@ -117,16 +119,18 @@ export class Containers {
     })
   }
 
-  /** Those who ask while it is being read share the reading, but never one that was begun before a change. */
+  /** Those who ask while it is being read, or within a second after, share the reading, but never one begun before a change. */
   status(user: User, node: NodeConfig): Promise<ContainerStatus> {
     const name = `${user.id}@${node.name}`
     const shared = this.#readings.get(name)
     if (shared) return shared
     const running = this.#operations.running(user, node.name)
-    const reading = readStatus(this.#parts, this.#health, user, node, running).finally(() => {
-      if (this.#readings.get(name) === reading) this.#readings.delete(name)
-    })
+    const reading = readStatus(this.#parts, this.#health, user, node, running)
     this.#readings.set(name, reading)
+    const forget = () => {
+      if (this.#readings.get(name) === reading) this.#readings.delete(name)
+    }
+    reading.then(() => setTimeout(forget, running ? 0 : READING_AGE_MS).unref(), forget)
     return reading
   }
 

@@ -28,6 +28,19 @@ export function openDatabase(path: string, migrationsDirectory: string = MIGRATI
   }
 }
 
+/**
+ * Runs writes that are not waited for until they are on the disk (sqlite.org/pragma.html#pragma_synchronous): no crash of berth loses
+ * them, a power cut may, unless a later write was waited for.
+ */
+export function writeUnsynced<T>(database: Database, write: () => T): T {
+  database.pragma('synchronous = NORMAL')
+  try {
+    return write()
+  } finally {
+    database.pragma('synchronous = FULL')
+  }
+}
+
 function migrate(database: Database, directory: string): void {
   const files = readdirSync(directory)
     .filter(file => /^\d{3}-[a-z0-9-]+\.sql$/.test(file))

@@ -1,4 +1,4 @@
-import type { Database } from '../db/open.ts'
+import { writeUnsynced, type Database } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import type { PublicKey } from './public-key.ts'
 import type { User } from './users.ts'
@@ -114,11 +114,10 @@ export class Keys {
   /** Notes that a key has just logged in from an address. */
   touch(fingerprint: string, address: string): void {
     const now = Date.now()
-    this.#database
-      .prepare(
-        `UPDATE keys SET last_used_at_ms = ?, last_used_address = ?
-         WHERE fingerprint = ? AND (last_used_at_ms IS NULL OR last_used_at_ms < ? OR last_used_address <> ?)`
-      )
-      .run(now, address, fingerprint, now - TOUCH_EVERY_MS, address)
+    const touched = this.#database.prepare(
+      `UPDATE keys SET last_used_at_ms = ?, last_used_address = ?
+       WHERE fingerprint = ? AND (last_used_at_ms IS NULL OR last_used_at_ms < ? OR last_used_address <> ?)`
+    )
+    writeUnsynced(this.#database, () => touched.run(now, address, fingerprint, now - TOUCH_EVERY_MS, address))
   }
 }
