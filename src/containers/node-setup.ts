@@ -9,14 +9,15 @@ import { apiPath } from '../lxd/api-path.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import type { Collection } from '../lxd/collection.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
-import { networkAcls, type NetworkAcl } from '../lxd/network-acls.ts'
-import { networks, type Network } from '../lxd/networks.ts'
+import { networkAcls } from '../lxd/network-acls.ts'
+import { networks } from '../lxd/networks.ts'
 import { profiles } from '../lxd/profiles.ts'
 import { projects } from '../lxd/projects.ts'
 import { getResources, type GpuCard } from '../lxd/resources.ts'
 import { getServer, type ServerInfo } from '../lxd/server.ts'
 import { missingGpus, planProfile, PROFILE } from './profile.ts'
 import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from './translate.ts'
+import { Turns } from './turns.ts'
 import { planWalls } from './walls.ts'
 
 /** A node as berth found it after putting its part right. */
@@ -38,12 +39,15 @@ const HARDWARE_AGE_MS = 60_000
 
 /** Project, bridge, its ACL and the profile: made by berth, and put back when somebody changed them. */
 export class NodeSetup {
+  readonly #nodes: readonly NodeConfig[]
   readonly #lxdFor: (node: NodeConfig) => LxdClient
   readonly #log: Log
+  readonly #bridgeTurns = new Turns()
   readonly #hardware = new Map<string, Hardware>()
   readonly #underWay = new Map<string, Promise<NodeFacts>>()
 
-  constructor(lxdFor: (node: NodeConfig) => LxdClient, log: Log) {
+  constructor(nodes: Iterable<NodeConfig>, lxdFor: (node: NodeConfig) => LxdClient, log: Log) {
+    this.#nodes = [...nodes]
     this.#lxdFor = lxdFor
     this.#log = log
   }
@@ -68,17 +72,18 @@ export class NodeSetup {
     // Bridges and their ACLs belong to the default project, whatever project uses them (features.networks).
     const shared = lxd.inProject('default')
     const options = { timeoutMs: ANSWER_TIMEOUT_MS }
-    const [server, hardware, project, network, acl, profile] = await Promise.all([
+    // Members of a cluster have one bridge and one ACL between them: looked at and changed one after the other, lest they fight.
+    const bridgeOf = () =>
+      this.#bridgeTurns.take(`${node.network} ${node.lxd}`, () => this.#ensureNetwork(node, shared))
+    const [server, hardware, project, bridge, profile] = await Promise.all([
       getServer(lxd, options),
-      this.#readHardware(node, shared),
+      this.#readHardware(node),
       projects.find(lxd, node.project, options),
-      networks.find(shared, node.network, options),
-      networkAcls.find(shared, aclName(node), options),
+      bridgeOf(),
       profiles.find(lxd, PROFILE, options)
     ])
     // Only made: LXD refuses to change the features of a project in use.
     if (!project) await projects.create(lxd, planProject(node))
-    const bridge = await this.#ensureNetwork(node, shared, hardware, network, acl)
     await this.#put(node, lxd, profiles, PROFILE, profile, planProfile(node, hardware.cards))
     return { server, bridge, cards: hardware.cards }
   }
@@ -93,15 +98,14 @@ export class NodeSetup {
   }
 
   /** The ACL first, and closed until the bridge's network is known: the bridge never stands without its walls. */
-  async #ensureNetwork(
-    node: NodeConfig,
-    lxd: LxdClient,
-    hardware: Hardware,
-    found: Found<Network>,
-    foundAcl: Found<NetworkAcl>
-  ): Promise<string> {
+  async #ensureNetwork(node: NodeConfig, lxd: LxdClient): Promise<string> {
     const name = aclName(node)
     const description = 'Made by berth'
+    const options = { timeoutMs: ANSWER_TIMEOUT_MS }
+    const [found, foundAcl] = await Promise.all([
+      networks.find(lxd, node.network, options),
+      networkAcls.find(lxd, name, options)
+    ])
     const config = planBridge(name)
     let network = found
     if (!network) {
@@ -116,15 +120,28 @@ export class NodeSetup {
         hint: `Give it one: lxc network set ${node.network} ipv4.address auto`
       })
     }
-    const rules = planWalls({
-      bridge,
-      hostAddresses: [...hardware.addresses, ...(await resolve(node.address)), node.listenAddress],
-      manageAddresses: await resolve(node.manageAddress),
-      managePort: node.managePort,
-      deny: node.deny
+    const sharing = this.#nodes.filter(other => other.lxd === node.lxd && other.network === node.network)
+    const addressesOf = async (other: NodeConfig) => [
+      ...(await this.#readHardware(other)).addresses,
+      ...(await resolve(other.address)),
+      other.listenAddress
+    ]
+    const hosts = await Promise.all(sharing.map(addressesOf)).catch((error: unknown) => {
+      // A member of the cluster that does not answer must neither stop the others nor fall out of the walls.
+      if (!found || !foundAcl) throw error
+      this.#log.warn({ node: node.name, err: error }, 'walls left as they are')
     })
-    const acl = found ? foundAcl : await networkAcls.find(lxd, name)
-    await this.#put(node, lxd, networkAcls, name, acl, { description, ...rules })
+    if (hosts) {
+      const rules = planWalls({
+        bridge,
+        hostAddresses: hosts.flat(),
+        manageAddresses: (await Promise.all(sharing.map(other => resolve(other.manageAddress)))).flat(),
+        managePorts: sharing.map(other => other.managePort),
+        deny: sharing.flatMap(other => other.deny)
+      })
+      const acl = found ? foundAcl : await networkAcls.find(lxd, name)
+      await this.#put(node, lxd, networkAcls, name, acl, { description, ...rules })
+    }
     const wanted = { description: network.description, config: { ...network.config, ...config } }
     await this.#put(node, lxd, networks, node.network, network, wanted)
     return bridge
@@ -157,7 +174,8 @@ export class NodeSetup {
     })
   }
 
-  async #readHardware(node: NodeConfig, lxd: LxdClient): Promise<Hardware> {
+  async #readHardware(node: NodeConfig): Promise<Hardware> {
+    const lxd = this.#lxdFor(node).inProject('default')
     const known = this.#hardware.get(node.name)
     if (known && Date.now() - known.readAtMs < HARDWARE_AGE_MS) return known
     const [{ gpus }, addresses] = await Promise.all([getResources(lxd), readHostAddresses(lxd)])

@@ -12,9 +12,9 @@ export interface WallsPlan {
   readonly bridge: string
   /** Every address of the node itself; IPv6 ones may be among them. */
   readonly hostAddresses: readonly string[]
-  /** The manage endpoint: the one port of the closed addresses that stays open. */
+  /** The manage endpoints: the ports of the closed addresses that stay open. */
   readonly manageAddresses: readonly string[]
-  readonly managePort: number
+  readonly managePorts: readonly number[]
   /** Networks containers may not reach (CIDR). */
   readonly deny: readonly string[]
 }
@@ -24,10 +24,10 @@ const NEVER = ['224.0.0.0/4', '255.255.255.255/32', '169.254.0.0/16', '0.0.0.0/8
 
 /**
  * What a container may reach, as the ACL of its bridge. LXD sorts rules into drop, reject, allow whatever the order written, so
- * nothing can be allowed out of what is rejected: the manage endpoint's address is taken out of the closed ranges and closed
- * again around its port. DNS and DHCP on the node are open before any ACL (LXD's own chains). IPv6 is closed altogether.
+ * nothing can be allowed out of what is rejected: the manage endpoints' addresses are taken out of the closed ranges and closed
+ * again around their ports. DNS and DHCP on the node are open before any ACL (LXD's own chains). IPv6 is closed altogether.
  */
-export function planWalls({ bridge, hostAddresses, manageAddresses, managePort, deny }: WallsPlan): AclRules {
+export function planWalls({ bridge, hostAddresses, manageAddresses, managePorts, deny }: WallsPlan): AclRules {
   const networks = [bridge, ...hostAddresses, ...deny, ...NEVER].filter(text => isIPv4(text.split('/')[0] ?? ''))
   let closed = mergeRanges(networks.map(parseNetwork))
   const narrowed = [...new Set(manageAddresses.filter(isIPv4).map(parseIpv4))].filter(address =>
@@ -40,7 +40,6 @@ export function planWalls({ bridge, hostAddresses, manageAddresses, managePort, 
     destination,
     ...rest
   })
-  const aroundPort = [managePort > 1 && `1-${managePort - 1}`, managePort < 65535 && `${managePort + 1}-65535`]
   const manage = narrowed.map(formatIpv4).join(',')
   return {
     egress: [
@@ -49,7 +48,7 @@ export function planWalls({ bridge, hostAddresses, manageAddresses, managePort, 
       ...(manage === ''
         ? []
         : [
-            reject(manage, { protocol: 'tcp', destination_port: aroundPort.filter(Boolean).join(',') }),
+            reject(manage, { protocol: 'tcp', destination_port: around(managePorts) }),
             reject(manage, { protocol: 'udp' }),
             reject(manage, { protocol: 'icmp4' })
           ]),
@@ -57,4 +56,14 @@ export function planWalls({ bridge, hostAddresses, manageAddresses, managePort, 
     ],
     ingress: [{ action: 'allow', state: 'enabled' }]
   }
+}
+
+/** All other ports, as LXD writes them: around 22 and 80 are `1-21,23-79,81-65535`. */
+function around(ports: readonly number[]): string {
+  const edges = [0, ...new Set(ports)].sort((one, other) => one - other)
+  return edges
+    .map((edge, index) => ({ from: edge + 1, to: (edges[index + 1] ?? 65536) - 1 }))
+    .filter(({ from, to }) => from <= to)
+    .map(({ from, to }) => (from === to ? String(from) : `${from}-${to}`))
+    .join(',')
 }

@@ -25,7 +25,6 @@ const aclSchema = z.looseObject({
   ingress: listOf(ruleSchema),
   used_by: listOf(z.string())
 })
-export type NetworkAcl = z.output<typeof aclSchema>
 
 export interface AclPut {
   readonly description?: string

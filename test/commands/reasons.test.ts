@@ -287,9 +287,11 @@ class FaultyLxd implements AsyncDisposable {
   static async start(rig: Rig): Promise<FaultyLxd> {
     const path = join(rig.directory, 'faulty.socket')
     const server = createServer((incoming, answer) => {
-      if (incoming.method === 'PUT' && /\/state(\?|$)/.test(incoming.url ?? '')) {
-        answer.writeHead(500, { 'content-type': 'application/json' })
-        answer.end(JSON.stringify({ type: 'error', error: 'planted', error_code: 500 }))
+      if (incoming.method !== 'GET') {
+        // By its address it is a server of its own, so berth would put the one bridge right for both, in turns for ever.
+        const code = /\/state(\?|$)/.test(incoming.url ?? '') ? 500 : 412
+        answer.writeHead(code, { 'content-type': 'application/json' })
+        answer.end(JSON.stringify({ type: 'error', error: 'planted', error_code: code }))
         return
       }
       const { method, url, headers } = incoming

@@ -39,7 +39,7 @@ describe('the walls', () => {
     bridge: '10.20.30.1/24',
     hostAddresses: ['10.0.0.11', '127.0.0.1', 'fe80::1', '::1'],
     manageAddresses: ['10.0.0.11'],
-    managePort: 2222,
+    managePorts: [2222],
     deny: ['192.168.7.0/24', '2001:db8::/32']
   }
 
@@ -67,9 +67,14 @@ describe('the walls', () => {
   })
 
   it('fit the lowest and highest port', () => {
-    const ports = (managePort: number) => planWalls({ ...plan, managePort }).egress[2]?.destination_port
+    const ports = (...managePorts: number[]) => planWalls({ ...plan, managePorts }).egress[2]?.destination_port
     expect(ports(1)).toBe('2-65535')
     expect(ports(65535)).toBe('1-65534')
+  })
+
+  it('leave the ports of all nodes of a cluster open, which have one ACL between them', () => {
+    const { egress } = planWalls({ ...plan, managePorts: [2224, 2222, 2223, 2226] })
+    expect(egress[2]?.destination_port).toBe('1-2221,2225,2227-65535')
   })
 })
 
