@@ -10,13 +10,21 @@ export interface HostKey {
   readonly publicKey: string
 }
 
+/** RFC 8709 section 4: the name and 32 bytes, each with its length. */
+const ED25519_BLOB_BYTES = 51
+
 /** A new SSH host key, ECDSA on P-256. */
 export function generateHostKey(type: 'ed25519' | 'ecdsa'): HostKey {
-  const pair =
-    type === 'ed25519'
-      ? ssh2.utils.generateKeyPairSync('ed25519')
-      : ssh2.utils.generateKeyPairSync('ecdsa', { bits: 256 })
-  return { privateKey: pair.private, publicKey: pair.public.trim() }
+  for (;;) {
+    const pair =
+      type === 'ed25519'
+        ? ssh2.utils.generateKeyPairSync('ed25519')
+        : ssh2.utils.generateKeyPairSync('ecdsa', { bits: 256 })
+    const publicKey = pair.public.trim()
+    const blob = Buffer.from(publicKey.split(' ')[1] ?? '', 'base64')
+    // ssh2 1.17 drops leading zero bytes of a public key: no sshd takes that one in 256.
+    if (type === 'ecdsa' || blob.length === ED25519_BLOB_BYTES) return { privateKey: pair.private, publicKey }
+  }
 }
 
 /**

@@ -30,6 +30,14 @@ test.each([
   }
 })
 
+test('generated ed25519 keys keep their leading zero bytes', () => {
+  const lengths = new Set<number>()
+  for (let round = 0; round < 3000; round++) {
+    lengths.add(Buffer.from(generateHostKey('ed25519').publicKey.split(' ')[1] ?? '', 'base64').length)
+  }
+  expect([...lengths]).toEqual([51])
+})
+
 describe('the host key of the endpoints', () => {
   test('is made once, readable by its owner alone, and stays', () => {
     const path = join(directory, 'made')
