@@ -8,6 +8,7 @@ import enroll from './enroll.ts'
 import help from './help.ts'
 import keys from './keys.ts'
 import knownHosts from './known-hosts.ts'
+import port from './port.ts'
 import register from './register.ts'
 import restart from './restart.ts'
 import shell from './shell.ts'
@@ -33,6 +34,7 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     stop(parts),
     restart(parts),
     shell(parts),
+    port(parts),
     keys(parts),
     config(parts),
     knownHosts(parts),

@@ -19,6 +19,7 @@ const MEMBER_REASONS = {
   'provisioning-failed': { exitCode: 73, words: 'The container could not be set up.' },
   'addresses-exhausted': { exitCode: 73, words: 'No free address is left on the node.' },
   'port-taken': { exitCode: 73, words: 'That port is taken.' },
+  'ports-exhausted': { exitCode: 73, words: 'No free port is left.' },
   busy: { exitCode: 75, words: 'Another operation is running.' },
   'start-failed': { exitCode: 75, words: 'The container did not start.' },
   'stop-failed': { exitCode: 75, words: 'The container did not stop.' },
@@ -39,7 +40,6 @@ const ADMIN_REASONS = {
   'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
   'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },
   'cannot-build': { exitCode: 73, words: 'The image could not be built.' },
-  'ports-exhausted': { exitCode: 73, words: 'No free port is left.' },
   exists: { exitCode: 73, words: 'It exists already.' },
   'locked-state': { exitCode: 75, words: 'Another berth process holds the state.' },
   'shutting-down': { exitCode: 75, words: 'berth is shutting down.' }

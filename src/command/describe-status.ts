@@ -15,6 +15,7 @@ export function describeStatus(status: ContainerStatus, user: User, node: NodeCo
     ['running now', describeOperation(status)],
     running ? ['log in', `${loginLine(node)}    or: ${plainLoginLine(node, user)}`] : ['start it', manageLine(node)],
     ['addresses', status.addresses.join(', ')],
+    ['extra ports', status.ports.map(port => `${status.address}:${port.nodePort} → ${port.containerPort}`).join(', ')],
     ['cpu', describeCpu(status)],
     ['memory', describeUse(status.memory.usedBytes, status.memory.limitBytes, formatBytes)],
     ['disk', describeUse(status.disk.usedBytes, status.disk.limitBytes, formatBytes)],

@@ -3,31 +3,34 @@ import type { User } from '../directory/users.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { deleteInstance, updateInstance, type Instance } from '../lxd/instances.ts'
 import type { Report } from '../operations/operations.ts'
-import { chooseForwarding, planDevices } from './instance-plan.ts'
+import { chooseForwarding, planDevices, withoutForwards } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
 import { findContainer } from './find-container.ts'
 import type { Parts } from './parts.ts'
 import { stopContainer } from './stop.ts'
 import { blame, tellAdmin } from './translate.ts'
 
-/** Closes the fixed port of a member's container, running or not. */
+/** Closes the fixed port and the extra ones of a member's container, running or not. */
 export async function closeFixedPort(parts: Parts, user: User, node: NodeConfig): Promise<void> {
   const lxd = parts.lxdFor(node)
   const instance = await findContainer(lxd, node, user)
   if (!instance?.devices['ssh']) return
-  const { ssh: _ssh, ...devices } = instance.devices
-  await setDevices(lxd, user, instance, devices).catch(blame(node, 'stop-failed', tellAdmin(node)))
+  await setDevices(lxd, user, instance, withoutForwards(instance.devices)).catch(
+    blame(node, 'stop-failed', tellAdmin(node))
+  )
 }
 
-/** Opens it again, where the container was left running; a stopped one gets it at its next start. */
+/** Opens them again, where the container was left running; a stopped one gets it at its next start. */
 export async function openFixedPort(parts: Parts, user: User, node: NodeConfig, facts: NodeFacts): Promise<void> {
   const lxd = parts.lxdFor(node)
   const record = parts.records.need(user, node.name)
   const instance = await findContainer(lxd, node, user)
   if (!instance || instance.devices['ssh']) return
-  const planned = planDevices(node, user, record.ipv4, chooseForwarding(node, facts.server))
-  const devices = { ...instance.devices, ...(planned['ssh'] && { ssh: planned['ssh'] }) }
-  await setDevices(lxd, user, instance, devices).catch(blame(node, 'start-failed', tellAdmin(node)))
+  const forwards = parts.forwards.list(user, node.name)
+  const planned = planDevices(node, user, record.ipv4, chooseForwarding(node, facts.server), forwards)
+  await setDevices(lxd, user, instance, { ...instance.devices, ...planned }).catch(
+    blame(node, 'start-failed', tellAdmin(node))
+  )
 }
 
 /** Deletes the container and all that is in it, then forgets it. */
@@ -37,6 +40,7 @@ export async function removeContainer(parts: Parts, user: User, node: NodeConfig
   const lxd = parts.lxdFor(node)
   const failed = blame(node, 'stop-failed', tellAdmin(node))
   if (await findContainer(lxd, node, user)) await deleteInstance(lxd, user.name).catch(failed)
+  parts.forwards.removeAll(user, node.name)
   parts.records.forget(user, node.name)
 }
 

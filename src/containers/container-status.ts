@@ -1,4 +1,5 @@
 import type { RunningOperation } from '../operations/operations.ts'
+import type { PortForward } from './port-forwards.ts'
 
 /** What berth knows of a member's container on one node; plain JSON, the shape of `status --json`. */
 export interface ContainerStatus {
@@ -16,6 +17,8 @@ export interface ContainerStatus {
   readonly forwarding: 'nat' | 'proxy'
   /** The container's own addresses. */
   readonly addresses: readonly string[]
+  /** Extra ports: the node's, and the container's it leads to. */
+  readonly ports: readonly PortForward[]
   /** `limit` undefined: unlimited; `used` undefined: not known. */
   readonly cpu: { readonly usedMs: number | undefined; readonly limit: number | undefined }
   readonly memory: { readonly usedBytes: number | undefined; readonly limitBytes: number | undefined }

@@ -15,6 +15,8 @@ import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
 import { pushKeys, type KeyPush } from './key-pushes.ts'
 import { NodeSetup, type NodeFacts } from './node-setup.ts'
 import type { Parts, ProbeHostKey } from './parts.ts'
+import { PortForwards, type PortForward } from './port-forwards.ts'
+import { closePort, openPort } from './ports.ts'
 import { ContainerRecords } from './records.ts'
 import { findInterrupted } from './resume.ts'
 import { openShell, type ShellRequest } from './shell.ts'
@@ -64,6 +66,7 @@ export class Containers {
       config,
       keys,
       records: new ContainerRecords(database),
+      forwards: new PortForwards(database, config.forwardPorts),
       hostKeys: new HostKeys(database, generateHostKey),
       nodeSetup: new NodeSetup(config.nodes.values(), lxdFor, log),
       probeHostKey,
@@ -144,6 +147,24 @@ export class Containers {
   openShell(user: User, node: NodeConfig, request: ShellRequest): Promise<number> {
     this.#forget(node, user)
     return openShell(this.#parts, user, node, request)
+  }
+
+  /** The extra ports of the member's container on a node. @throws UserError `not-registered` */
+  ports(user: User, node: NodeConfig): PortForward[] {
+    this.#parts.records.need(user, node.name)
+    return this.#parts.forwards.list(user, node.name)
+  }
+
+  openPort(user: User, node: NodeConfig, containerPort: number): Promise<PortForward & { already: boolean }> {
+    return this.#change(user, node, `port ${containerPort}`, silent, () =>
+      openPort(this.#parts, user, node, containerPort)
+    )
+  }
+
+  closePort(user: User, node: NodeConfig, containerPort: number): Promise<PortForward> {
+    return this.#change(user, node, `port close ${containerPort}`, silent, () =>
+      closePort(this.#parts, user, node, containerPort)
+    )
   }
 
   /** The public host keys of the member's container, made when there are none yet: known_hosts may be printed before `register`. */

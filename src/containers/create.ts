@@ -53,7 +53,13 @@ export async function ensureInstance(
   const { ipv4 } = records.claim(user, node.name, template.name, facts.bridge)
   records.reset(user, node.name, template.name)
   report('creating')
-  const devices = planDevices(node, user, ipv4, chooseForwarding(node, facts.server))
+  const devices = planDevices(
+    node,
+    user,
+    ipv4,
+    chooseForwarding(node, facts.server),
+    parts.forwards.list(user, node.name)
+  )
   const source = { type: 'image', fingerprint: image.fingerprint } as const
   const made = { name: user.name, description: `berth: ${user.name}`, source, profiles: [PROFILE], devices }
   await createInstance(lxd, made, { onProgress: report }).catch(refused)

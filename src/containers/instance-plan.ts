@@ -3,6 +3,7 @@ import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { DeviceMap } from '../lxd/answer.ts'
 import type { ServerInfo } from '../lxd/server.ts'
+import type { PortForward } from './port-forwards.ts'
 import { planNic } from './profile.ts'
 
 export type Forwarding = 'nat' | 'proxy'
@@ -18,17 +19,39 @@ export function forwardingOf(devices: DeviceMap): Forwarding | undefined {
   return devices['ssh'] && (devices['ssh']['nat'] === 'true' ? 'nat' : 'proxy')
 }
 
-/** What one container has of its own: its pinned address, and the fixed port unless its owner is disabled. */
-export function planDevices(node: NodeConfig, user: User, ipv4: string, forwarding: Forwarding): DeviceMap {
+/** What one container has of its own: its pinned address, and unless its owner is disabled the fixed port and the extra ones. */
+export function planDevices(
+  node: NodeConfig,
+  user: User,
+  ipv4: string,
+  forwarding: Forwarding,
+  forwards: readonly PortForward[]
+): DeviceMap {
   const eth0 = planNic(node, ipv4)
   if (user.state === 'disabled') return { eth0 }
+  const ssh = planProxy(node, ipv4, forwarding, { containerPort: 22, nodePort: user.fixedPort })
+  return Object.assign({ eth0, ssh }, ...forwards.map(forward => planForward(node, ipv4, forwarding, forward)))
+}
+
+/** The device of one extra port. */
+export const planForward = (
+  node: NodeConfig,
+  ipv4: string,
+  forwarding: Forwarding,
+  forward: PortForward
+): DeviceMap => ({ [portDevice(forward)]: planProxy(node, ipv4, forwarding, forward) })
+
+export const portDevice = ({ containerPort }: PortForward): string => `port-${containerPort}`
+
+/** The devices that lead into a container from outside, all of berth's making: the fixed port and the extra ones. */
+export const withoutForwards = (devices: DeviceMap): DeviceMap =>
+  Object.fromEntries(Object.entries(devices).filter(([name]) => name !== 'ssh' && !/^port-\d+$/.test(name)))
+
+/** LXD's proxy device (reference/devices_proxy): with nat a rule of the firewall, else a program that LXD runs. */
+function planProxy(node: NodeConfig, ipv4: string, forwarding: Forwarding, { containerPort, nodePort }: PortForward) {
   const host = node.listenAddress.includes(':') ? `[${node.listenAddress}]` : node.listenAddress
-  const listen = `tcp:${host}:${user.fixedPort}`
-  return {
-    eth0,
-    ssh:
-      forwarding === 'nat'
-        ? { type: 'proxy', nat: 'true', listen, connect: `tcp:${ipv4}:22` }
-        : { type: 'proxy', listen, connect: 'tcp:127.0.0.1:22' }
-  }
+  const listen = `tcp:${host}:${nodePort}`
+  return forwarding === 'nat'
+    ? { type: 'proxy', nat: 'true', listen, connect: `tcp:${ipv4}:${containerPort}` }
+    : { type: 'proxy', listen, connect: `tcp:127.0.0.1:${containerPort}` }
 }

@@ -4,6 +4,7 @@ import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import type { HostKeys } from './host-keys.ts'
 import type { NodeSetup } from './node-setup.ts'
+import type { PortForwards } from './port-forwards.ts'
 import type { ContainerRecords } from './records.ts'
 import type { Turns } from './turns.ts'
 
@@ -19,6 +20,7 @@ export interface Parts {
   readonly config: Config
   readonly keys: Keys
   readonly records: ContainerRecords
+  readonly forwards: PortForwards
   readonly hostKeys: HostKeys
   readonly nodeSetup: NodeSetup
   readonly probeHostKey: ProbeHostKey

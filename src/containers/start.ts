@@ -9,7 +9,7 @@ import { LxdError } from '../lxd/lxd-error.ts'
 import type { Report } from '../operations/operations.ts'
 import { authorizedKeys, KEYS_DIRECTORY } from './authorized-keys.ts'
 import { hostKeyFiles } from './host-keys.ts'
-import { chooseForwarding, forwardingOf, planDevices } from './instance-plan.ts'
+import { chooseForwarding, forwardingOf, planDevices, withoutForwards } from './instance-plan.ts'
 import { pushKeys } from './key-pushes.ts'
 import type { NodeFacts } from './node-setup.ts'
 import { assignOwnIdmap } from './own-idmap.ts'
@@ -57,7 +57,8 @@ export async function startContainer(
   const id = `${user.id}@${node.name}`
   if (!isRunning) {
     report('preparing')
-    await putInstanceRight(lxd, user, instance, planDevices(node, user, ipv4, forwarding)).catch(startFailed)
+    const planned = planDevices(node, user, ipv4, forwarding, parts.forwards.list(user, node.name))
+    await putInstanceRight(lxd, user, instance, planned).catch(startFailed)
     if (node.idmap === 'isolated' && !instance.config['security.idmap.base']) {
       await assignOwnIdmap(lxd, user.name).catch(startFailed)
     }
@@ -97,8 +98,7 @@ async function putInstanceRight(
   instance: Instance & { etag: string },
   planned: Instance['devices']
 ): Promise<void> {
-  const { ssh: _ssh, ...others } = instance.devices
-  const devices = { ...others, ...planned }
+  const devices = { ...withoutForwards(instance.devices), ...planned }
   const profiles = [PROFILE]
   if (isDeepStrictEqual(devices, instance.devices) && isDeepStrictEqual(profiles, instance.profiles)) return
   const { architecture, config, ephemeral, description } = instance

@@ -40,6 +40,7 @@ export async function readStatus(
     fixedPort: user.fixedPort,
     address: node.address,
     addresses: [record.ipv4],
+    ports: parts.forwards.list(user, node.name),
     faults: [...recordFaults(record, node, instance, operation), ...parts.nodeSetup.faults(node), ...inside],
     operation
   }

@@ -21,7 +21,10 @@ let bob: Member
 let faulty: FaultyLxd
 
 beforeAll(async () => {
-  rig = await startRig({ node: { forwarding: 'proxy' }, config: { ssh: { listen: '0.0.0.0' } } })
+  rig = await startRig({
+    node: { forwarding: 'proxy' },
+    config: { ssh: { listen: '0.0.0.0' }, forwardPorts: { from: 11_300, to: 11_300 } }
+  })
   faulty = await FaultyLxd.start(rig)
   await addNodes()
   alice = await rig.addRunningMember('alice')
@@ -188,6 +191,10 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
     await inContainer('systemctl unmask ssh.service; systemctl enable ssh.service')
     return refused
   },
+  'ports-exhausted': async () => {
+    expect(await alice.manage('port 8888')).toMatchObject({ code: 0 })
+    return alice.manage('port 9999')
+  },
   'addresses-exhausted': async () => {
     const bridge = (await rig.lxc('network', 'get', rig.network, 'ipv4.address', '--project', 'default')).stdout.trim()
     const taken = inDatabase(database => database.prepare('SELECT ipv4 FROM containers').pluck().all() as string[])
@@ -224,6 +231,7 @@ const exitCodes: Record<MemberReason, number> = {
   'provisioning-failed': 73,
   'addresses-exhausted': 73,
   'port-taken': 73,
+  'ports-exhausted': 73,
   busy: 75,
   'start-failed': 75,
   'stop-failed': 75,

@@ -141,15 +141,23 @@ describe('forwarding', () => {
 
   it('listens on the fixed port, and not for a disabled member', () => {
     const node = nodeWith()
-    expect(planDevices(node, user, '10.20.30.5', 'nat')['ssh']).toEqual({
+    expect(planDevices(node, user, '10.20.30.5', 'nat', [])['ssh']).toEqual({
       type: 'proxy',
       nat: 'true',
       listen: 'tcp:10.0.0.11:22001',
       connect: 'tcp:10.20.30.5:22'
     })
-    const six = planDevices(nodeWith('    listenAddress: "2001:db8::1"\n'), user, '10.20.30.5', 'proxy')['ssh']
+    const six = planDevices(nodeWith('    listenAddress: "2001:db8::1"\n'), user, '10.20.30.5', 'proxy', [])['ssh']
     expect(six).toEqual({ type: 'proxy', listen: 'tcp:[2001:db8::1]:22001', connect: 'tcp:127.0.0.1:22' })
-    expect(planDevices(node, { ...user, state: 'disabled' }, '10.20.30.5', 'nat')).not.toHaveProperty('ssh')
+    const extra = [{ containerPort: 8888, nodePort: 11000 }]
+    expect(planDevices(node, user, '10.20.30.5', 'nat', extra)['port-8888']).toEqual({
+      type: 'proxy',
+      nat: 'true',
+      listen: 'tcp:10.0.0.11:11000',
+      connect: 'tcp:10.20.30.5:8888'
+    })
+    const disabled = planDevices(node, { ...user, state: 'disabled' }, '10.20.30.5', 'nat', extra)
+    expect(Object.keys(disabled)).toEqual(['eth0'])
   })
 })
 
