@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { stringify } from 'yaml'
+import { freePort } from './free-port.ts'
 import { downLab, upLab } from './lab/lab.ts'
 import type { LabServer } from './lab/server.ts'
 
@@ -291,14 +291,4 @@ export async function startRig(options: RigOptions = {}): Promise<Rig> {
     throw error
   }
   return rig
-}
-
-/** A port nobody listens on at the moment. */
-export async function freePort(address = '0.0.0.0'): Promise<number> {
-  const server = createServer().listen(0, address)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
 }

@@ -1,11 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { stringify } from 'yaml'
+import { freePort } from '../free-port.ts'
 import { type Ran, run, type RunOptions } from '../rig.ts'
 
 export const MAIN = join(import.meta.dirname, '../../src/main.ts')
@@ -88,15 +88,6 @@ export async function openDesk(config: Record<string, unknown> = {}): Promise<De
     ...config
   })
   return desk
-}
-
-export async function freePort(address = '127.0.0.1'): Promise<number> {
-  const server = createServer().listen(0, address)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** A new ed25519 key pair; the path of the public key. */

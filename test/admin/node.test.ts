@@ -6,7 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { loadConfig } from '../../src/config.ts'
 import { type Lab, upLab } from '../lab/lab.ts'
 import { run } from '../rig.ts'
-import { Desk, freePort } from './desk.ts'
+import { freePort } from '../free-port.ts'
+import { Desk } from './desk.ts'
 
 interface Found {
   check: string

@@ -8,7 +8,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { createCommands } from '../../forced-commands/index.ts'
 import type { MemberReason } from '../../src/errors.ts'
-import { freePort, run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
+import { freePort } from '../free-port.ts'
+import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
 
 /*
  * Every reason a member can meet, met: over SSH, with the real client and a real LXD. The list below is complete because its type

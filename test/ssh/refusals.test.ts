@@ -1,9 +1,10 @@
 import { once } from 'node:events'
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { text } from 'node:stream/consumers'
 import type { ClientChannel } from 'ssh2'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { freePort } from '../free-port.ts'
 import { startEndpoint, type Endpoint } from './endpoint.ts'
 
 let endpoint: Endpoint
@@ -162,15 +163,6 @@ test('of a hundred sessions at once sixteen are served and the others refused wi
   expect(await text(after)).toBe('after\n')
   client.end()
 })
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 async function dial(port: number): Promise<Socket> {
   for (;;) {
