@@ -96,13 +96,13 @@ describe('the state has one owner', () => {
   it('refuses a database of a newer berth, serving or not, and leaves it as it is', async () => {
     await using desk = await openDesk()
     await desk.berth(['user', 'add', 'alice'])
-    setVersion(desk, 900)
+    const version = setVersion(desk, 900)
     for (const words of [['serve'], ['user', 'add', 'bob'], ['user', 'list']]) {
       const ran = await desk.berth(words)
       expect(ran.code).toBe(65)
       expect(ran.stderr).toContain('900')
     }
-    setVersion(desk, 1)
+    setVersion(desk, version)
     expect(await desk.json('user', 'list')).toMatchObject([{ name: 'alice' }])
   })
 
@@ -156,10 +156,13 @@ describe('the state has one owner', () => {
   })
 })
 
-function setVersion(desk: Desk, version: number): void {
+/** @returns the version before */
+function setVersion(desk: Desk, version: number): number {
   const database = new Sqlite(join(desk.stateDir, 'berth.sqlite'))
+  const before = database.pragma('user_version', { simple: true }) as number
   database.pragma(`user_version = ${version}`)
   database.close()
+  return before
 }
 
 function post(desk: Desk, action: string, body: string, headers: Record<string, string>): Promise<string> {
