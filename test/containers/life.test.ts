@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import type { User } from '../../src/directory/users.ts'
 import { UserError } from '../../src/errors.ts'
 import {
@@ -198,12 +198,14 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
       await expect.poll(power, { timeout: 30_000 }).toBe('STOPPED')
       await resume()
       expect((await findInstance(lab.lxd, 'bob'))?.status).toBe('Stopped')
-      const { config, etag, ...rest } = await getInstance(lab.lxd, 'bob')
-      await updateInstance(
-        lab.lxd,
-        'bob',
-        { ...rest, config: { ...config, 'volatile.last_state.power': 'RUNNING' } },
-        etag
+      // LXD notes the power state before it is done with the stop.
+      await vi.waitFor(
+        async () => {
+          const { config, etag, ...rest } = await getInstance(lab.lxd, 'bob')
+          const running = { ...config, 'volatile.last_state.power': 'RUNNING' }
+          await updateInstance(lab.lxd, 'bob', { ...rest, config: running }, etag)
+        },
+        { timeout: 10_000, interval: 200 }
       )
       await resume()
       expect((await findInstance(lab.lxd, 'bob'))?.status).toBe('Running')

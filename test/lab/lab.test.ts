@@ -78,7 +78,7 @@ describe('a lab', () => {
     await lxc('launch', 'debian-12', 'c1', '--network', 'br0')
     expect(JSON.parse(await lxc('list', '--format', 'json'))).toMatchObject([{ name: 'c1', status: 'Running' }])
     const netns = await readlink(`/proc/${lab.place.initPid}/ns/net`)
-    expect((await listProcesses(lab.place.name)).length).toBeGreaterThan(10)
+    await expect.poll(async () => (await listProcesses(lab.place.name)).length, { timeout: 10_000 }).toBeGreaterThan(10)
     expect(await takeDown()).toEqual([])
     expect(await linesOf('nft', 'list', 'ruleset')).toEqual(rulesBefore)
     const pids = await readdir('/proc')
