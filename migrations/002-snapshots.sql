@@ -35,21 +35,22 @@ CREATE TABLE snapshots (
 ) STRICT;
 CREATE INDEX snapshots_by_user ON snapshots (user_id, created_at_ms);
 
--- The container that a recover or rebuild replaced, kept for a while under a name no user can have.
+-- The container that a recover or rebuild replaced, kept for a while under a name no user can have. The newest of a user and node can
+-- be had back; a row stays until its instance is gone.
 CREATE TABLE kept_containers (
-  user_id           INTEGER NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
-  node              TEXT    NOT NULL,
-  instance          TEXT    NOT NULL,
-  template          TEXT    NOT NULL,
-  provisioned_at_ms INTEGER,
-  replaced_at_ms    INTEGER NOT NULL,
-  expires_at_ms     INTEGER NOT NULL,
-  PRIMARY KEY (user_id, node)
+  user_id        INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+  node           TEXT    NOT NULL,
+  instance       TEXT    NOT NULL,
+  template       TEXT    NOT NULL,
+  replaced_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (node, instance)
 ) STRICT;
 
 -- `phase` is written before each step that cannot be taken back, `details` (JSON) holds what resolving after a crash needs.
 ALTER TABLE operations ADD COLUMN phase TEXT;
 ALTER TABLE operations ADD COLUMN details TEXT NOT NULL DEFAULT '{}';
+-- Why an interrupted operation could not be resolved when last tried, and what to do.
+ALTER TABLE operations ADD COLUMN fault TEXT;
 -- An archive is written beside the container's own life: from a copy, while the container may already run again.
 ALTER TABLE operations ADD COLUMN lane TEXT NOT NULL DEFAULT 'container' CHECK (lane IN ('container', 'archive'));
 DROP INDEX operations_running;

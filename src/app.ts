@@ -95,8 +95,8 @@ export function createApp(config: Config, log: Log): App {
     },
     endUser: userId => server?.endUser(userId),
     async startEndpoints() {
-      const interrupted = operations.closeInterrupted()
-      if (interrupted > 0) log.warn({ interrupted }, 'operations were interrupted; the next start finishes them')
+      const interrupted = operations.takeOver()
+      if (interrupted.closed + interrupted.unresolved > 0) log.warn(interrupted, 'operations were interrupted')
       const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
       const commands = createCommands({ config, containers, invites, keys, hostPublicKey: hostKey.publicKey })
       server = await startSshServer({
@@ -109,6 +109,7 @@ export function createApp(config: Config, log: Log): App {
         run: createRunCommand({ commands, audit, log }),
         log
       })
+      operations.resolveInterrupted()
       void containers.resume(id => users.byId(id))
     },
     async close() {
