@@ -31,9 +31,17 @@ CREATE TABLE snapshots (
   -- Name of the instance inside the archive: the temporary copy it was taken from.
   instance           TEXT    NOT NULL,
   -- What wrote it: `LXD 5.0.2`.
-  server             TEXT    NOT NULL
+  server             TEXT    NOT NULL,
+  -- From the copy to the file: the next estimate goes by it.
+  took_ms            INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX snapshots_by_user ON snapshots (user_id, created_at_ms);
+
+-- What the file `.berth` in a snapshot directory must hold: an empty mount point does not pass for a NAS.
+CREATE TABLE snapshot_directories (
+  path   TEXT PRIMARY KEY,
+  marker TEXT NOT NULL
+) STRICT;
 
 -- The container that a recover or rebuild replaced, kept for a while under a name no user can have. The newest of a user and node can
 -- be had back; a row stays until its instance is gone.
