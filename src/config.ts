@@ -31,6 +31,14 @@ const size = z.union([z.number().int().positive(), z.string()]).transform((value
   }
   return Math.round(Number(match[1]) * unit)
 })
+const SPANS_MS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+/** `24h`, `7d`, `30m` → milliseconds. */
+const span = z.string().transform((value, context) => {
+  const [, count, unit = ''] = /^(\d{1,6})([smhd])$/.exec(value) ?? []
+  if (count !== undefined) return Number(count) * (SPANS_MS[unit] as number)
+  context.addIssue({ code: 'custom', message: 'expected a time such as 24h or 7d' })
+  return z.NEVER
+})
 const unlimited = z.literal('unlimited')
 const port = z.number().int().min(1).max(65535)
 const absolutePath = z
@@ -128,7 +136,8 @@ const schema = z.strictObject({
       keepPerUser: z.number().int().positive().default(5),
       maxBytesPerUser: z.union([unlimited, size]).default(500 * GIB)
     })
-    .prefault({})
+    .prefault({}),
+  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({})
 })
 
 type Parsed = z.output<typeof schema>

@@ -12,6 +12,7 @@ import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
 import { Health } from './health.ts'
 import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
+import { KeptContainers } from './kept-containers.ts'
 import { pushKeys, type KeyPush } from './key-pushes.ts'
 import { NodeSetup, type NodeFacts } from './node-setup.ts'
 import type { Parts, ProbeHostKey } from './parts.ts'
@@ -64,6 +65,7 @@ export class Containers {
       keys,
       records: new ContainerRecords(database),
       hostKeys: new HostKeys(database, generateHostKey),
+      kept: new KeptContainers(database),
       nodeSetup: new NodeSetup(lxdFor, log),
       probeHostKey,
       keyTurns: new Turns(),
@@ -120,6 +122,7 @@ export class Containers {
 
   /** Those who ask while it is being read share the reading, but never one that was begun before a change. */
   status(user: User, node: NodeConfig): Promise<ContainerStatus> {
+    this.#operations.refuseDuring('swapping', user, node.name)
     const name = `${user.id}@${node.name}`
     const shared = this.#readings.get(name)
     if (shared) return shared
@@ -139,6 +142,7 @@ export class Containers {
   }
 
   openShell(user: User, node: NodeConfig, request: ShellRequest): Promise<number> {
+    this.#operations.refuseDuring('swapping', user, node.name)
     this.#forget(node, user)
     return openShell(this.parts, user, node, request)
   }
@@ -207,7 +211,11 @@ export class Containers {
           }
           for (const { userId } of await findInterrupted(this.parts, node)) {
             const user = users(userId)
-            if (user?.state === 'enabled') await this.start(user, node)
+            if (user?.state !== 'enabled') continue
+            // One that was interrupted in something else must not keep the others waiting.
+            await this.start(user, node).catch((error: unknown) => {
+              if (!(error instanceof UserError && error.reason === 'busy')) throw error
+            })
           }
         } catch (err) {
           this.parts.log.warn({ node: node.name, err }, 'the node could not be put right')
