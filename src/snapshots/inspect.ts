@@ -1,29 +1,31 @@
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
+import { Worker } from 'node:worker_threads'
+import { UserError } from '../errors.ts'
+import { refuseArchive } from './archive-refusal.ts'
 
 export type Compression = 'zstd' | 'gzip' | 'none'
 
 /** What the row of a snapshot says of its archive, and what it must therefore turn out to be. */
-export interface ExpectedArchive {
+export interface ArchiveClaims {
   /** Of the file as it lies on the disk: 64 hexadecimal digits. */
   readonly sha256: string
   readonly sizeBytes: number
   /** Of the tar inside. */
   readonly uncompressedBytes: number
+  /** As `ArchiveContents` had it when the archive was made. */
+  readonly templatesSha256: string
   readonly compression: Compression
   /** Name of the instance that was exported: a temporary one where a copy was taken. */
   readonly instanceName: string
 }
 
-/** What an approved archive holds. */
+/** What an archive was found to be. */
 export interface ArchiveContents {
+  readonly sha256: string
   readonly sizeBytes: number
   readonly uncompressedBytes: number
-  /** Files the server would rewrite at a start (LXD's templates): their names below `templates/` and SHA-256 in hexadecimal digits. */
-  readonly templates: ReadonlyMap<string, string>
-  /** metadata.yaml of the instance, which says where templates go; undefined when it has none. */
-  readonly metadata: string | undefined
-  /** Fingerprint of the image the container was made from (`volatile.base_image`). */
-  readonly baseImage: string | undefined
+  /** Over metadata.yaml and templates/, by which the server writes files into the container when it starts. */
+  readonly templatesSha256: string
 }
 
 export interface InspectedArchive {
@@ -31,4 +33,106 @@ export interface InspectedArchive {
   readonly body: Readable
   /** Settles before `body` ends. @throws UserError `archive-refused` with what is wrong with it */
   readonly verdict: Promise<ArchiveContents>
+}
+
+export interface InspectOptions {
+  readonly signal?: AbortSignal | undefined
+  /** Bytes of the file read so far. */
+  readonly onProgress?: ((readBytes: number) => void) | undefined
+}
+
+/** What the worker is started with. */
+export interface InspectionOrder {
+  readonly path: string
+  readonly claims: Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
+  readonly isForwarded: boolean
+}
+
+/** What the worker says; it waits for leave (any message) after every few pieces. */
+export type InspectionReport =
+  | { readonly kind: 'piece'; readonly bytes: Uint8Array<ArrayBuffer>; readonly readBytes: number }
+  | { readonly kind: 'approved'; readonly contents: ArchiveContents; readonly last: Uint8Array<ArrayBuffer> }
+  | { readonly kind: 'refused'; readonly why: string }
+
+/**
+ * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
+ * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
+ */
+export function openInspectedArchive(
+  path: string,
+  claims: ArchiveClaims,
+  { signal, onProgress }: InspectOptions = {}
+): InspectedArchive {
+  const verdict = Promise.withResolvers<ArchiveContents>()
+  verdict.promise.catch(() => {})
+  const worker = startWorker({ path, claims, isForwarded: true })
+  let held = 0
+  const body = new Readable({
+    highWaterMark: 2 ** 20,
+    signal,
+    read: () => {
+      for (; held > 0; held -= 1) worker.postMessage('more')
+    },
+    destroy: (error, callback) => {
+      verdict.reject(error ?? new Error('the archive was not read to its end'))
+      void worker.terminate().then(() => callback(error))
+    }
+  })
+  worker.on('message', (report: InspectionReport) => {
+    if (report.kind === 'refused') body.destroy(asRefusal(report.why))
+    else if (report.kind === 'piece') {
+      onProgress?.(report.readBytes)
+      if (body.push(report.bytes)) worker.postMessage('more')
+      else held += 1
+    } else {
+      verdict.resolve(report.contents)
+      body.push(report.last)
+      body.push(null)
+    }
+  })
+  worker.on('error', error => body.destroy(error))
+  return { body, verdict: verdict.promise }
+}
+
+/**
+ * As openInspectedArchive, only to know what an archive is, and that it can be recovered: what is not claimed is found out.
+ * @throws UserError `archive-refused`; an Error with a `code` when the file cannot be read
+ */
+export async function inspectArchive(
+  path: string,
+  claims: InspectionOrder['claims'],
+  { signal, onProgress }: InspectOptions = {}
+): Promise<ArchiveContents> {
+  signal?.throwIfAborted()
+  const { promise, resolve, reject } = Promise.withResolvers<ArchiveContents>()
+  const worker = startWorker({ path, claims, isForwarded: false })
+  const abort = () => reject(signal?.reason as Error)
+  signal?.addEventListener('abort', abort)
+  worker.on('error', reject)
+  worker.on('message', (report: InspectionReport) => {
+    if (report.kind === 'approved') resolve(report.contents)
+    else if (report.kind === 'refused') reject(asRefusal(report.why))
+    else {
+      onProgress?.(report.readBytes)
+      worker.postMessage('more')
+    }
+  })
+  try {
+    return await promise
+  } finally {
+    signal?.removeEventListener('abort', abort)
+    await worker.terminate()
+  }
+}
+
+function startWorker(order: InspectionOrder): Worker {
+  return new Worker(new URL('./inspect-worker.ts', import.meta.url), { workerData: order })
+}
+
+function asRefusal(why: string): UserError {
+  try {
+    return refuseArchive(why)
+  } catch (error) {
+    return error as UserError
+  }
 }
