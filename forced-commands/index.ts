@@ -3,6 +3,8 @@ import type { Config } from '../src/config.ts'
 import type { Containers } from '../src/containers/containers.ts'
 import type { Invites } from '../src/directory/invites.ts'
 import type { Keys } from '../src/directory/keys.ts'
+import type { Snapshots } from '../src/snapshots/snapshots.ts'
+import type { Tokens } from '../src/snapshots/tokens.ts'
 import config from './config.ts'
 import enroll from './enroll.ts'
 import help from './help.ts'
@@ -11,6 +13,8 @@ import knownHosts from './known-hosts.ts'
 import register from './register.ts'
 import restart from './restart.ts'
 import shell from './shell.ts'
+import snapshot from './snapshot.ts'
+import snapshots from './snapshots.ts'
 import start from './start.ts'
 import status from './status.ts'
 import stop from './stop.ts'
@@ -20,6 +24,8 @@ export interface CommandParts {
   readonly containers: Containers
   readonly invites: Invites
   readonly keys: Keys
+  readonly snapshots: Snapshots
+  readonly tokens: Tokens
   readonly hostPublicKey: string
 }
 
@@ -33,6 +39,8 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     stop(parts),
     restart(parts),
     shell(parts),
+    snapshot(parts),
+    snapshots(parts),
     keys(parts),
     config(parts),
     knownHosts(parts),

@@ -15,6 +15,10 @@ import type { Log } from './log.ts'
 import { LxdClient } from './lxd/client.ts'
 import { readCredentials } from './lxd/credentials.ts'
 import { Operations } from './operations/operations.ts'
+import { ArchiveDirectory } from './snapshots/archive-directory.ts'
+import { SnapshotRecords } from './snapshots/snapshot-records.ts'
+import { Snapshots } from './snapshots/snapshots.ts'
+import { Tokens } from './snapshots/tokens.ts'
 import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
@@ -29,6 +33,7 @@ export interface App {
   readonly invites: Invites
   readonly operations: Operations
   readonly containers: Containers
+  readonly snapshots: Snapshots
   readonly audit: Audit
   lxdFor(node: NodeConfig): LxdClient
   /** Forgets the connection to a node, whose credentials have changed. */
@@ -76,6 +81,15 @@ export function createApp(config: Config, log: Log): App {
     return client
   }
   const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  const tokens = new Tokens(database)
+  const snapshots = new Snapshots({
+    config,
+    containers,
+    operations,
+    records: new SnapshotRecords(database),
+    directory: new ArchiveDirectory(config.snapshots.dir, database),
+    userOf: id => users.byId(id)
+  })
   let server: SshServer | undefined
 
   return {
@@ -87,6 +101,7 @@ export function createApp(config: Config, log: Log): App {
     invites,
     operations,
     containers,
+    snapshots,
     audit,
     lxdFor,
     async reconnect(node) {
@@ -98,7 +113,15 @@ export function createApp(config: Config, log: Log): App {
       const interrupted = operations.takeOver()
       if (interrupted.closed + interrupted.unresolved > 0) log.warn(interrupted, 'operations were interrupted')
       const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
-      const commands = createCommands({ config, containers, invites, keys, hostPublicKey: hostKey.publicKey })
+      const commands = createCommands({
+        config,
+        containers,
+        invites,
+        keys,
+        snapshots,
+        tokens,
+        hostPublicKey: hostKey.publicKey
+      })
       server = await startSshServer({
         listen: config.ssh.listen,
         nodes: [...config.nodes.values()],
@@ -110,6 +133,7 @@ export function createApp(config: Config, log: Log): App {
         log
       })
       operations.resolveInterrupted()
+      void snapshots.removeStrays(users.list())
       void containers.resume(id => users.byId(id))
     },
     async close() {

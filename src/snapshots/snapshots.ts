@@ -1,0 +1,200 @@
+import type { Config, NodeConfig } from '../config.ts'
+import type { Containers } from '../containers/containers.ts'
+import { findContainer } from '../containers/find-container.ts'
+import type { Parts } from '../containers/parts.ts'
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from '../containers/translate.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import { getInstanceState, STATUS } from '../lxd/instances.ts'
+import { getServer, type ServerInfo } from '../lxd/server.ts'
+import type { InterruptedOperation, Journal, Operations, Report } from '../operations/operations.ts'
+import type { ArchiveDirectory } from './archive-directory.ts'
+import { removeStrayCopies } from './copy-container.ts'
+import { estimate, type Estimate } from './estimate.ts'
+import { readUsage, refuseAboveLimits, type Usage } from './limits.ts'
+import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
+import { readNodeSpace, refuseWithoutSpace, type NodeSpace } from './space.ts'
+import { discard } from './swap.ts'
+import { takeSnapshot, takingSchema } from './take.ts'
+
+interface SnapshotsParts {
+  readonly config: Config
+  readonly containers: Containers
+  readonly operations: Operations
+  readonly records: SnapshotRecords
+  readonly directory: ArchiveDirectory
+  userOf(id: number): User | undefined
+}
+
+/** What a snapshot would be, before anything is done. */
+export interface SnapshotPlan extends Estimate {
+  readonly template: string
+  readonly running: boolean
+  /** On the node's disk; undefined where the pool does not count. */
+  readonly usedBytes: number | undefined
+  readonly usage: Usage
+  readonly space: NodeSpace
+  readonly freeBytes: number
+  readonly directory: string
+  readonly server: ServerInfo
+}
+
+export interface TakeOptions {
+  readonly note: string
+  /** Not asked for by the member: taken of a running container too, and thinned out by the schedule's own rules. */
+  readonly scheduled: boolean
+  /** Called once nothing refuses any more and nothing has been done: spends the token, or throws. */
+  confirm(): void
+  /** The copy is made: the container may be used again. */
+  onCopied(): void
+}
+
+export const SNAPSHOT = 'snapshot'
+
+/** Archives of members' containers: taking, listing and removing them. */
+export class Snapshots {
+  readonly records: SnapshotRecords
+  readonly directory: ArchiveDirectory
+  readonly #config: Config
+  readonly #containers: Containers
+  readonly #operations: Operations
+  readonly #parts: Parts
+
+  constructor({ config, containers, operations, records, directory, userOf }: SnapshotsParts) {
+    this.#config = config
+    this.#containers = containers
+    this.#operations = operations
+    this.#parts = containers.parts
+    this.records = records
+    this.directory = directory
+    operations.resolveWith(SNAPSHOT, operation => this.#resolve(operation, userOf(operation.userId)))
+  }
+
+  /**
+   * What a snapshot would be and whether it could be made; looks only.
+   * @throws UserError `not-registered`, `snapshots-unavailable`, `limit-reached`, `no-space`, `node-unavailable`
+   */
+  async plan(user: User, node: NodeConfig, { scheduled = false } = {}): Promise<SnapshotPlan> {
+    const { template } = this.#parts.records.need(user, node.name)
+    const { snapshots } = this.#config
+    const records = this.records.listFor(user)
+    const usage = readUsage(snapshots, records, this.#underwayElsewhere(user, node))
+    refuseAboveLimits(usage, records, 0, { node: node.name, scheduled })
+    const lxd = this.#parts.lxdFor(node)
+    const silent = blame(node, 'node-unavailable', tellAdmin(node))
+    const instance = await findContainer(lxd, node, user)
+    if (!instance) {
+      throw new UserError('not-registered', `The container of ${user.name} is gone from ${node.name}.`, {
+        hint: `See what can be recovered with: ssh ${node.name}-manage recover`
+      })
+    }
+    const [freeBytes, state, server] = await Promise.all([
+      this.directory.freeBytes(),
+      getInstanceState(lxd, user.name, { timeoutMs: ANSWER_TIMEOUT_MS }).catch(silent),
+      getServer(lxd).catch(silent)
+    ])
+    const space = await readNodeSpace(lxd, node, server).catch(silent)
+    const usedBytes = state.disk['root']?.usage || undefined
+    const estimated = estimate(usedBytes, snapshots.compression, records)
+    const { archiveBytes } = estimated
+    refuseAboveLimits(usage, records, archiveBytes ?? 0, { node: node.name, scheduled })
+    const directory = `${this.directory.path}/${user.name}`
+    refuseWithoutSpace(node, space, { archiveBytes, usedBytes, freeBytes, directory })
+    const running = state.status_code !== STATUS.stopped
+    return { template, running, usedBytes, usage, space, freeBytes, directory, server, ...estimated }
+  }
+
+  /**
+   * Archives the member's container. Others may have the container as soon as it is copied.
+   * @throws UserError as `plan`; `not-stopped`, `busy`, `snapshot-failed`; whatever `confirm` throws
+   */
+  async take(user: User, node: NodeConfig, options: TakeOptions, report: Report): Promise<SnapshotRecord> {
+    const steps = async (tell: Report, journal: Journal) => {
+      const plan = await this.plan(user, node, options)
+      if (plan.running && !options.scheduled) throw notStopped(node)
+      options.confirm()
+      return takeSnapshot(
+        { config: this.#config, parts: this.#parts, directory: this.directory, records: this.records },
+        { user, node, plan, options },
+        tell,
+        journal
+      )
+    }
+    const failed = blame(
+      node,
+      'snapshot-failed',
+      'Your container and your other snapshots are as they were. Try again.'
+    )
+    return this.#containers
+      .change(user, node, SNAPSHOT, report, steps, { join: false, alsoArchive: true })
+      .catch(failed)
+  }
+
+  /** The snapshot of that container that is being taken now. */
+  underway(user: User, node: NodeConfig) {
+    const running = this.#operations.running(user, node.name)
+    return running?.kind === SNAPSHOT ? running : this.#operations.archiving(user, node.name)
+  }
+
+  /** The file first: a row without one would promise what cannot be recovered. @throws UserError `snapshots-unavailable` */
+  async remove(user: User, record: SnapshotRecord): Promise<void> {
+    await this.directory.remove(user.name, record.name)
+    this.records.remove(record)
+  }
+
+  /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
+  async removeAll(user: User): Promise<boolean> {
+    const records = this.records.listFor(user)
+    if (records.length === 0 && this.#config.snapshots.dir === undefined) return true
+    for (const record of records) await this.remove(user, record)
+    await this.directory.removePartials(user.name, () => false)
+    return this.directory.removeUser(user.name)
+  }
+
+  /** At start: partial files and copies that no operation knows of any more. What cannot be reached now is left for later. */
+  async removeStrays(users: readonly User[]): Promise<void> {
+    const { log } = this.#parts
+    for (const user of this.#config.snapshots.dir === undefined ? [] : users) {
+      await this.directory
+        .removePartials(user.name, id => this.#operations.stepOf(id) !== undefined)
+        .catch((err: unknown) => log.warn({ user: user.name, err }, 'partial archives may be left'))
+    }
+    for (const node of this.#config.nodes.values()) {
+      for (const user of users.filter(each => this.#parts.records.find(each, node.name))) {
+        if (this.underway(user, node)) continue
+        try {
+          await removeStrayCopies(this.#parts.lxdFor(node), user)
+        } catch (err) {
+          log.warn({ node: node.name, user: user.name, err }, 'copies may be left')
+        }
+      }
+    }
+  }
+
+  #underwayElsewhere(user: User, node: NodeConfig): number {
+    const others = [...this.#config.nodes.values()].filter(({ name }) => name !== node.name)
+    return others.filter(other => this.underway(user, other)?.kind === SNAPSHOT).length
+  }
+
+  /** What a crash or a failure left goes; only an archive that had been written to its end is kept. */
+  async #resolve({ node: nodeName, phase, details }: InterruptedOperation, user: User | undefined): Promise<string> {
+    const node = this.#config.nodes.get(nodeName)
+    if (!node || !user) throw new Error(`put ${nodeName} back into berth.yaml: half a snapshot is there`)
+    const { copy, partial, directory, record } = takingSchema.parse(details)
+    await discard(this.#parts.lxdFor(node), copy)
+    // Of a directory that is no longer berth's nothing can be said.
+    if (directory !== this.#config.snapshots.dir) return 'nothing was kept'
+    if (phase === 'publishing' && record) {
+      await this.directory.publish(user.name, partial, record.name)
+      this.records.add(record)
+      return 'the archive was whole'
+    }
+    await this.directory.remove(user.name, partial)
+    return 'nothing was kept'
+  }
+}
+
+export const notStopped = (node: NodeConfig): UserError =>
+  new UserError('not-stopped', `It must be stopped on ${node.name}, so that its files are of one moment.`, {
+    hint: `Stop it with: ssh ${node.name}-manage stop`
+  })
