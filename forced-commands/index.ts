@@ -3,6 +3,7 @@ import type { Config } from '../src/config.ts'
 import type { Containers } from '../src/containers/containers.ts'
 import type { Invites } from '../src/directory/invites.ts'
 import type { Keys } from '../src/directory/keys.ts'
+import type { Replacements } from '../src/snapshots/replacements.ts'
 import type { Snapshots } from '../src/snapshots/snapshots.ts'
 import type { Tokens } from '../src/snapshots/tokens.ts'
 import config from './config.ts'
@@ -10,6 +11,8 @@ import enroll from './enroll.ts'
 import help from './help.ts'
 import keys from './keys.ts'
 import knownHosts from './known-hosts.ts'
+import rebuild from './rebuild.ts'
+import recover from './recover.ts'
 import register from './register.ts'
 import restart from './restart.ts'
 import shell from './shell.ts'
@@ -25,6 +28,7 @@ export interface CommandParts {
   readonly invites: Invites
   readonly keys: Keys
   readonly snapshots: Snapshots
+  readonly replacements: Replacements
   readonly tokens: Tokens
   readonly hostPublicKey: string
 }
@@ -41,6 +45,8 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     shell(parts),
     snapshot(parts),
     snapshots(parts),
+    recover(parts),
+    rebuild(parts),
     keys(parts),
     config(parts),
     knownHosts(parts),

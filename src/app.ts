@@ -16,6 +16,7 @@ import { LxdClient } from './lxd/client.ts'
 import { readCredentials } from './lxd/credentials.ts'
 import { Operations } from './operations/operations.ts'
 import { ArchiveDirectory } from './snapshots/archive-directory.ts'
+import { Replacements } from './snapshots/replacements.ts'
 import { SnapshotRecords } from './snapshots/snapshot-records.ts'
 import { Snapshots } from './snapshots/snapshots.ts'
 import { Tokens } from './snapshots/tokens.ts'
@@ -90,6 +91,7 @@ export function createApp(config: Config, log: Log): App {
     directory: new ArchiveDirectory(config.snapshots.dir, database),
     userOf: id => users.byId(id)
   })
+  const replacements = new Replacements({ config, containers, operations, users, archives: snapshots.directory })
   let server: SshServer | undefined
 
   return {
@@ -119,6 +121,7 @@ export function createApp(config: Config, log: Log): App {
         invites,
         keys,
         snapshots,
+        replacements,
         tokens,
         hostPublicKey: hostKey.publicKey
       })
@@ -133,12 +136,14 @@ export function createApp(config: Config, log: Log): App {
         log
       })
       operations.resolveInterrupted()
+      replacements.keepTidy()
       void snapshots.removeStrays(users.list())
       void containers.resume(id => users.byId(id))
     },
     async close() {
       await server?.close()
       await operations.close()
+      await replacements.close()
       await Promise.allSettled([...clients.values()].map(client => client.close()))
       database.close()
     }

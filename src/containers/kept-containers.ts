@@ -47,6 +47,13 @@ export class KeptContainers {
       .run(userId, node, instance, template, replacedAtMs)
   }
 
+  has(node: string, instance: string): boolean {
+    const found = this.#database
+      .prepare('SELECT 1 FROM kept_containers WHERE node = ? AND instance = ?')
+      .get(node, instance)
+    return found !== undefined
+  }
+
   forget(node: string, instance: string): void {
     this.#database.prepare('DELETE FROM kept_containers WHERE node = ? AND instance = ?').run(node, instance)
   }

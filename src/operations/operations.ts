@@ -156,6 +156,20 @@ export class Operations {
     return describe(this.#running.archive.get(nameOf(user.id, node)))
   }
 
+  /**
+   * Follows what runs on the container, if it is of one of these kinds, to its end.
+   * @returns false when none of them runs @throws whatever it throws
+   */
+  async follow(user: User, node: string, kinds: readonly string[], report: Report): Promise<boolean> {
+    const name = nameOf(user.id, node)
+    const entry = [this.#running.container.get(name), this.#running.archive.get(name)].find(
+      candidate => candidate && kinds.includes(candidate.kind)
+    )
+    if (!entry) return false
+    await this.#listen(entry, report)
+    return true
+  }
+
   /** @throws UserError `busy` while the operation that has the container is in that phase, or was interrupted in it */
   refuseDuring(phase: string, user: User, node: string): void {
     const entry = this.#running.container.get(nameOf(user.id, node))
