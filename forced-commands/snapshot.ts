@@ -16,7 +16,6 @@ interface Parts {
 }
 
 const MAX_NOTE_LETTERS = 200
-const LOOK_EVERY_MS = 500
 
 export default ({ config, snapshots, tokens }: Parts): Command =>
   defineCommand({
@@ -29,14 +28,12 @@ export default ({ config, snapshots, tokens }: Parts): Command =>
     allowedFor: ['member'],
     secretWords: [0],
     builder: yargs =>
-      yargs
-        .positional('token', { type: 'string', describe: 'what `snapshot` printed' })
-        .option('note', {
-          type: 'string',
-          default: '',
-          requiresArg: true,
-          describe: 'a word on what it is, for lists'
-        }),
+      yargs.positional('token', { type: 'string', describe: 'what `snapshot` printed' }).option('note', {
+        type: 'string',
+        default: '',
+        requiresArg: true,
+        describe: 'a word on what it is, for lists'
+      }),
     async handler({ token, note }, invocation) {
       const user = requireUser(invocation.principal)
       const { node, reply } = invocation
@@ -87,27 +84,18 @@ const quote = (note: string): string =>
   /^[\w@%+=:,./-]+$/.test(note) ? note : `'"${note.replaceAll(/["\\]/g, String.raw`\$&`).replaceAll("'", `'\\''`)}"'`
 
 /** Is one being taken? Then its progress is shown to its end. */
-async function follow(snapshots: Snapshots, user: User, { node, reply, gone }: Invocation): Promise<boolean> {
-  const first = snapshots.underway(user, node)
-  if (!first) return false
+async function follow(snapshots: Snapshots, user: User, { node, reply }: Invocation): Promise<boolean> {
   const progress = reply.progress(`Snapshot of ${user.name} on ${node.name}`)
-  for (let now = snapshots.underway(user, node); now && !gone.aborted; now = snapshots.underway(user, node)) {
-    progress.update(now.step ?? 'running', now.fraction)
-    await new Promise(resolve => setTimeout(resolve, LOOK_EVERY_MS))
-  }
-  progress.done()
-  const made = snapshots.records.listFor(user).find(record => {
-    return record.node === node.name && record.createdAtMs >= first.startedAtMs
-  })
+  const made = await snapshots.follow(user, node, progress.update).finally(() => progress.done())
   if (made) reply.out(describeRecord(made, snapshots.directory.path, user))
-  else reply.out(`It has ended, and no snapshot was made. Again: ${manageLine(node, 'snapshot')}`)
-  return true
+  return made !== undefined
 }
 
 function describePlan(plan: SnapshotPlan, config: Config, { node, reply }: Invocation): string {
-  const { usedBytes, archiveBytes, tookMs, space, usage, freeBytes, directory, template } = plan
+  const { usedBytes, imageBytes, archiveBytes, tookMs, space, usage, freeBytes, directory, template } = plan
   const size = archiveBytes === undefined ? 'not known before' : `about ${formatBytes(archiveBytes)}`
   const time = tookMs === undefined ? '' : `, in about ${formatDuration(tookMs)}`
+  const shared = imageBytes === 0 ? '' : `, and the image it shares (${formatBytes(imageBytes)} compressed)`
   const max = usage.maxBytes === Infinity ? 'any number of bytes' : formatBytes(usage.maxBytes)
   const spool =
     space.spoolFreeBytes === undefined
@@ -115,7 +103,7 @@ function describePlan(plan: SnapshotPlan, config: Config, { node, reply }: Invoc
       : `LXD makes it on its own disk first, where ${formatBytes(space.spoolFreeBytes)} are free`
   const facts: [string, string][] = [
     ['container', `${node.name}, ${template}`],
-    ['on disk', usedBytes === undefined ? 'not counted by the pool' : formatBytes(usedBytes)],
+    ['on disk', usedBytes === undefined ? 'not counted by the pool' : formatBytes(usedBytes) + shared],
     ['archive', `${size} (${config.snapshots.compression})${time}`],
     ['goes to', `${directory}, where ${formatBytes(freeBytes)} are free`],
     ['on its way', spool],

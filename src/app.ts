@@ -9,7 +9,7 @@ import { openDatabase, type Database } from './db/open.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
 import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
-import { Users } from './directory/users.ts'
+import { type User, Users } from './directory/users.ts'
 import { UserError } from './errors.ts'
 import type { Log } from './log.ts'
 import { LxdClient } from './lxd/client.ts'
@@ -17,6 +17,7 @@ import { readCredentials } from './lxd/credentials.ts'
 import { Operations } from './operations/operations.ts'
 import { ArchiveDirectory } from './snapshots/archive-directory.ts'
 import { Replacements } from './snapshots/replacements.ts'
+import { Schedule } from './snapshots/schedule.ts'
 import { SnapshotRecords } from './snapshots/snapshot-records.ts'
 import { Snapshots } from './snapshots/snapshots.ts'
 import { Tokens } from './snapshots/tokens.ts'
@@ -92,6 +93,8 @@ export function createApp(config: Config, log: Log): App {
     userOf: id => users.byId(id)
   })
   const replacements = new Replacements({ config, containers, operations, users, archives: snapshots.directory })
+  const nodesOf = (user: User) => containers.nodesOf(user)
+  const schedule = new Schedule({ config, snapshots, users, log, nodesOf })
   let server: SshServer | undefined
 
   return {
@@ -138,9 +141,11 @@ export function createApp(config: Config, log: Log): App {
       operations.resolveInterrupted()
       replacements.keepTidy()
       void snapshots.removeStrays(users.list())
+      schedule.start()
       void containers.resume(id => users.byId(id))
     },
     async close() {
+      schedule.stop()
       await server?.close()
       await operations.close()
       await replacements.close()

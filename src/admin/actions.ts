@@ -3,6 +3,7 @@ import { auditActions } from './audit.ts'
 import { inviteActions } from './invite.ts'
 import { keyActions } from './key.ts'
 import { nodeActions } from './node-actions.ts'
+import { snapshotActions } from './snapshot.ts'
 import { templateActions } from './template.ts'
 import { userActions } from './user-actions.ts'
 
@@ -13,5 +14,6 @@ export const actions = [
   ...inviteActions,
   ...nodeActions,
   ...templateActions,
+  ...snapshotActions,
   ...auditActions
 ] as Action[]

@@ -188,10 +188,11 @@ export class Containers {
 
   /** Deletes the member's containers for good. @throws UserError when one could not be; calling again goes on with the rest */
   async remove(user: User, report: Report = silent): Promise<NodeOutcome[]> {
-    const outcomes = await this.#everywhere(user, 'remove', report, async (node, tell) => {
+    const remove = async (node: NodeConfig, tell: Report) => {
       await removeContainer(this.parts, user, node, tell)
       return 'deleted'
-    })
+    }
+    const outcomes = await this.#everywhere(user, 'remove', report, remove, { alsoArchive: true })
     const failed = outcomes.filter(({ fault }) => fault !== undefined)
     if (failed.length === 0) return outcomes
     throw new UserError('stop-failed', failed.map(({ node, fault }) => `${node}: ${fault}`).join('; '), {
@@ -264,14 +265,15 @@ export class Containers {
     user: User,
     kind: string,
     report: Report,
-    action: (node: NodeConfig, report: Report) => Promise<string>
+    action: (node: NodeConfig, report: Report) => Promise<string>,
+    options?: RunOptions
   ): Promise<NodeOutcome[]> {
     const nodes = this.#nodes().filter(node => this.parts.records.find(user, node.name))
     return Promise.all(
       nodes.map(async node => {
         try {
           const tell: Report = (step, fraction) => report(`${node.name}: ${step}`, fraction)
-          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told))
+          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told), options)
           return { node: node.name, outcome }
         } catch (error) {
           if (!(error instanceof UserError)) throw error
@@ -286,12 +288,13 @@ export class Containers {
     node: NodeConfig,
     kind: string,
     report: Report,
-    action: (report: Report) => Promise<T>
+    action: (report: Report) => Promise<T>,
+    options?: RunOptions
   ): Promise<T> {
     const deadlineMs = performance.now() + BUSY_PATIENCE_MS
     for (;;) {
       try {
-        return await this.change(user, node, kind, report, action)
+        return await this.change(user, node, kind, report, action, options)
       } catch (error) {
         const isBusy = error instanceof UserError && error.reason === 'busy'
         if (!isBusy || performance.now() > deadlineMs) throw error

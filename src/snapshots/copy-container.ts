@@ -1,10 +1,8 @@
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import { createInstance, getInstance, listInstances, updateInstance } from '../lxd/instances.ts'
+import { createInstance, getInstance, updateInstance } from '../lxd/instances.ts'
 import type { WaitOptions } from '../lxd/wait.ts'
-import { discard } from './swap.ts'
-import { parseTemporaryName } from './temporary-names.ts'
 
 /**
  * Copies the member's container, stopped or running, to `name`: its files and nothing of its place in the world. The copy has no
@@ -40,12 +38,4 @@ export async function copyContainer(
     { architecture, config, ephemeral, description, profiles: [], devices: { root } },
     etag
   )
-}
-
-/** Deletes copies of a user's container that nobody archives any more. */
-export async function removeStrayCopies(lxd: LxdClient, user: User): Promise<void> {
-  for (const { name } of await listInstances(lxd)) {
-    const parsed = parseTemporaryName(name)
-    if (parsed?.user === user.name && parsed.purpose === 'Copy') await discard(lxd, name)
-  }
 }

@@ -14,14 +14,21 @@ const USUAL: Record<Compression, { ratio: number; rate: number }> = {
   none: { ratio: 1.05, rate: 80e6 }
 }
 
-/** Goes by the user's newest snapshot of the same kind, wherever it was taken. */
+/** An image is compressed by about so much. */
+const IMAGE_RATIO = 0.4
+
+/**
+ * Goes by the user's newest snapshot of the same kind, wherever it was taken.
+ * @param imageBytes of the image the container shares its first blocks with, which is in the archive too
+ */
 export function estimate(
   usedBytes: number | undefined,
+  imageBytes: number,
   compression: Compression,
   records: readonly SnapshotRecord[]
 ): Estimate {
   const known = records.find(record => record.compression === compression && record.uncompressedBytes > 0)
-  const bytes = usedBytes ?? known?.uncompressedBytes
+  const bytes = usedBytes === undefined ? known?.uncompressedBytes : usedBytes + imageBytes / IMAGE_RATIO
   if (bytes === undefined) return { archiveBytes: undefined, tookMs: undefined }
   const { ratio, rate } = known
     ? { ratio: known.sizeBytes / known.uncompressedBytes, rate: (known.uncompressedBytes / known.tookMs) * 1000 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Containers } from '../containers/containers.ts'
 import { findContainer } from '../containers/find-container.ts'
@@ -5,13 +6,14 @@ import type { Parts } from '../containers/parts.ts'
 import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from '../containers/translate.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
+import { getImage } from '../lxd/images.ts'
 import { getInstanceState, STATUS } from '../lxd/instances.ts'
 import { getServer, type ServerInfo } from '../lxd/server.ts'
 import type { InterruptedOperation, Journal, Operations, Report } from '../operations/operations.ts'
 import type { ArchiveDirectory } from './archive-directory.ts'
-import { removeStrayCopies } from './copy-container.ts'
 import { estimate, type Estimate } from './estimate.ts'
 import { readUsage, refuseAboveLimits, type Usage } from './limits.ts'
+import { selectExpired } from './retention.ts'
 import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
 import { readNodeSpace, refuseWithoutSpace, type NodeSpace } from './space.ts'
 import { discard } from './swap.ts'
@@ -32,6 +34,8 @@ export interface SnapshotPlan extends Estimate {
   readonly running: boolean
   /** On the node's disk; undefined where the pool does not count. */
   readonly usedBytes: number | undefined
+  /** Of the image whose blocks it shares on the disk, compressed; 0 where it shares none. */
+  readonly imageBytes: number
   readonly usage: Usage
   readonly space: NodeSpace
   readonly freeBytes: number
@@ -49,7 +53,8 @@ export interface TakeOptions {
   onCopied(): void
 }
 
-export const SNAPSHOT = 'snapshot'
+const SNAPSHOT = 'snapshot'
+const VERIFY_CHUNK_BYTES = 256 * 1024
 
 /** Archives of members' containers: taking, listing and removing them. */
 export class Snapshots {
@@ -95,13 +100,16 @@ export class Snapshots {
     ])
     const space = await readNodeSpace(lxd, node, server).catch(silent)
     const usedBytes = state.disk['root']?.usage || undefined
-    const estimated = estimate(usedBytes, snapshots.compression, records)
+    const fingerprint = instance.config['volatile.base_image']
+    const image = space.copiesOnWrite && fingerprint ? await getImage(lxd, fingerprint).catch(silent) : undefined
+    const imageBytes = image?.size ?? 0
+    const estimated = estimate(usedBytes, imageBytes, snapshots.compression, records)
     const { archiveBytes } = estimated
     refuseAboveLimits(usage, records, archiveBytes ?? 0, { node: node.name, scheduled })
     const directory = `${this.directory.path}/${user.name}`
     refuseWithoutSpace(node, space, { archiveBytes, usedBytes, freeBytes, directory })
     const running = state.status_code !== STATUS.stopped
-    return { template, running, usedBytes, usage, space, freeBytes, directory, server, ...estimated }
+    return { template, running, usedBytes, imageBytes, usage, space, freeBytes, directory, server, ...estimated }
   }
 
   /**
@@ -130,16 +138,52 @@ export class Snapshots {
       .catch(failed)
   }
 
-  /** The snapshot of that container that is being taken now. */
-  underway(user: User, node: NodeConfig) {
-    const running = this.#operations.running(user, node.name)
-    return running?.kind === SNAPSHOT ? running : this.#operations.archiving(user, node.name)
+  /**
+   * Follows the snapshot that is being taken of that container to its end.
+   * @returns what came of it; undefined when none is being taken @throws whatever `take` throws
+   */
+  async follow(user: User, node: NodeConfig, report: Report): Promise<SnapshotRecord | undefined> {
+    const followed = await this.#operations.follow(user, node.name, [SNAPSHOT], report)
+    return followed ? this.records.listFor(user).find(record => record.node === node.name) : undefined
   }
 
   /** The file first: a row without one would promise what cannot be recovered. @throws UserError `snapshots-unavailable` */
   async remove(user: User, record: SnapshotRecord): Promise<void> {
     await this.directory.remove(user.name, record.name)
     this.records.remove(record)
+  }
+
+  /** Deletes the scheduled snapshots whose time is over. @throws UserError `snapshots-unavailable` */
+  async prune(user: User): Promise<SnapshotRecord[]> {
+    const byNode = Object.values(Object.groupBy(this.records.listFor(user), ({ node }) => node))
+    const expired = byNode.flatMap(records => selectExpired(records ?? [], this.#config.snapshots))
+    for (const record of expired) await this.remove(user, record)
+    return expired
+  }
+
+  /** Reads an archive whole, as it lies on the NAS. @returns what is wrong with it @throws UserError `snapshots-unavailable` */
+  async verify(user: User, record: SnapshotRecord, report: Report): Promise<string | undefined> {
+    const file = await this.directory.open(user.name, record.name)
+    if (!file) return 'the file is gone'
+    const hash = createHash('sha256')
+    let sizeBytes = 0
+    try {
+      const chunk = Buffer.allocUnsafe(VERIFY_CHUNK_BYTES)
+      for (;;) {
+        const { bytesRead } = await file.read(chunk, 0, chunk.length)
+        if (bytesRead === 0) break
+        hash.update(chunk.subarray(0, bytesRead))
+        sizeBytes += bytesRead
+        report(`reading ${record.name}`, Math.min(1, sizeBytes / record.sizeBytes))
+        if (sizeBytes > record.sizeBytes) break
+      }
+    } catch (error) {
+      return `the file cannot be read: ${(error as Error).message}`
+    } finally {
+      await file.close()
+    }
+    if (sizeBytes !== record.sizeBytes) return `the file does not have the ${record.sizeBytes} bytes it had`
+    return hash.digest('hex') === record.sha256 ? undefined : 'the file holds other bytes than it did'
   }
 
   /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
@@ -151,29 +195,21 @@ export class Snapshots {
     return this.directory.removeUser(user.name)
   }
 
-  /** At start: partial files and copies that no operation knows of any more. What cannot be reached now is left for later. */
+  /** At start: partial files that no operation knows of any more. Where the directory is not to be had now, they stay till then. */
   async removeStrays(users: readonly User[]): Promise<void> {
-    const { log } = this.#parts
-    for (const user of this.#config.snapshots.dir === undefined ? [] : users) {
-      await this.directory
-        .removePartials(user.name, id => this.#operations.stepOf(id) !== undefined)
-        .catch((err: unknown) => log.warn({ user: user.name, err }, 'partial archives may be left'))
-    }
-    for (const node of this.#config.nodes.values()) {
-      for (const user of users.filter(each => this.#parts.records.find(each, node.name))) {
-        if (this.underway(user, node)) continue
-        try {
-          await removeStrayCopies(this.#parts.lxdFor(node), user)
-        } catch (err) {
-          log.warn({ node: node.name, user: user.name, err }, 'copies may be left')
-        }
-      }
+    if (this.#config.snapshots.dir === undefined) return
+    try {
+      for (const { name } of users)
+        await this.directory.removePartials(name, id => this.#operations.stepOf(id) !== undefined)
+    } catch (err) {
+      this.#parts.log.warn({ err }, 'partial archives may be left')
     }
   }
 
   #underwayElsewhere(user: User, node: NodeConfig): number {
-    const others = [...this.#config.nodes.values()].filter(({ name }) => name !== node.name)
-    return others.filter(other => this.underway(user, other)?.kind === SNAPSHOT).length
+    const others = [...this.#config.nodes.keys()].filter(name => name !== node.name)
+    const kinds = (name: string) => [this.#operations.running(user, name), this.#operations.archiving(user, name)]
+    return others.filter(name => kinds(name).some(operation => operation?.kind === SNAPSHOT)).length
   }
 
   /** What a crash or a failure left goes; only an archive that had been written to its end is kept. */

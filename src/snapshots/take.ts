@@ -8,7 +8,7 @@ import { createBackup, exportBackup } from '../lxd/backups.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Journal, Report } from '../operations/operations.ts'
 import { partialName, type ArchiveDirectory } from './archive-directory.ts'
-import { copyContainer, removeStrayCopies } from './copy-container.ts'
+import { copyContainer } from './copy-container.ts'
 import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
 import type { SnapshotPlan, TakeOptions } from './snapshots.ts'
 import { discard } from './swap.ts'
@@ -80,7 +80,6 @@ export async function takeSnapshot(
   }
   journal.enter('copying', taking)
   report(plan.space.copiesOnWrite ? 'copying' : 'copying, file by file: the pool has no copy-on-write')
-  await removeStrayCopies(lxd, user)
   await copyContainer(lxd, user, node, taking.copy, { onProgress: report, timeoutMs: Infinity })
   journal.enter('archiving', taking)
   journal.release()
@@ -128,7 +127,7 @@ export async function takeSnapshot(
   records.add(record)
   report('tidying up')
   await discard(lxd, taking.copy).catch((err: unknown) => {
-    // The archive is safe; the next snapshot or start of berth deletes the copy.
+    // The archive is safe; berth deletes the copy when it tidies the node.
     if (!(err instanceof LxdError)) throw err
     parts.log.warn({ node: node.name, user: user.name, copy: taking.copy, err }, 'a copy is left')
   })
