@@ -65,18 +65,19 @@ export async function ensureInstance(
   return true
 }
 
-/** Has the instance, made of an image and never started, a user or group of its own with the member's name, other than that with id 1000? */
-export async function hasTakenName(lxd: LxdClient, user: User, instance: string): Promise<boolean> {
+/** The users and groups of an instance made of an image and never started, other than those with id 1000: no member can have such a name. */
+export async function readReservedNames(lxd: LxdClient, instance: string): Promise<ReadonlySet<string>> {
   const files = await Promise.all(['/etc/passwd', '/etc/group'].map(path => pullFile(lxd, instance, path)))
-  return files
+  const entries = files
     .flatMap(file => file?.content.toString().split('\n') ?? [])
     .map(line => line.split(':'))
-    .some(([name, , id]) => name === user.name && id !== '1000')
+    .filter(([, , id]) => id !== '1000')
+  return new Set(entries.map(([name = '']) => name))
 }
 
-/** Such a one cannot become the member's. */
+/** A user of the image's own with the member's name cannot become the member's. */
 async function refuseTakenName({ records }: Parts, lxd: LxdClient, user: User, node: NodeConfig): Promise<void> {
-  if (!(await hasTakenName(lxd, user, user.name))) return
+  if (!(await readReservedNames(lxd, user.name)).has(user.name)) return
   await deleteInstance(lxd, user.name)
   records.forget(user, node.name)
   throw nameTaken(user)

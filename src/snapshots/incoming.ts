@@ -37,6 +37,9 @@ export async function makeImportedOurs(
   await dropTemplates(lxd, name)
 }
 
+/** LXD's own, too, but of the place where the instance stands: made anew there. */
+const OF_THE_PLACE = /^volatile\.eth0\./
+
 /** Compares a new instance, as LXD expands it, with what berth gives a container. @returns what is wrong with it */
 export async function findForeign(
   lxd: LxdClient,
@@ -58,7 +61,9 @@ export async function findForeign(
 
 function settingsOf({ expanded_config }: Instance, node: NodeConfig): Record<string, string> {
   const isOwnIds = (key: string) => key === 'security.idmap.base' && node.idmap === 'isolated'
-  return Object.fromEntries(Object.entries(expanded_config).filter(([key]) => !LXDS_OWN.test(key) && !isOwnIds(key)))
+  return Object.fromEntries(
+    Object.entries(expanded_config).filter(([key]) => !LXDS_OWN.test(key) && !OF_THE_PLACE.test(key) && !isOwnIds(key))
+  )
 }
 
 function firstDifference(one: Readonly<Record<string, unknown>>, other: Readonly<Record<string, unknown>>) {

@@ -1,6 +1,6 @@
 import type { NodeConfig, Template } from '../config.ts'
 import { formatBytes } from '../command/units.ts'
-import { hasTakenName, nameTaken, needImage } from '../containers/create.ts'
+import { nameTaken, needImage, readReservedNames } from '../containers/create.ts'
 import type { NodeFacts } from '../containers/node-setup.ts'
 import type { Parts } from '../containers/parts.ts'
 import { PROFILE } from '../containers/profile.ts'
@@ -9,13 +9,14 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import { importBackup } from '../lxd/backups.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import { createInstance } from '../lxd/instances.ts'
+import { createInstance, deleteInstance, type NewInstance } from '../lxd/instances.ts'
 import type { Report } from '../operations/operations.ts'
 import type { ArchiveDirectory } from './archive-directory.ts'
 import { findForeign, makeImportedOurs, makeOurs } from './incoming.ts'
 import { openInspectedArchive } from './inspect.ts'
 import { refuseArchive } from './archive-refusal.ts'
 import type { SnapshotRecord } from './snapshot-records.ts'
+import { temporaryName } from './temporary-names.ts'
 import { readNodeSpace, SPARE_BYTES } from './space.ts'
 
 /** A new instance beside the member's container. */
@@ -33,12 +34,13 @@ const UNPACKED_IMAGE = 3
 const unchanged = (node: NodeConfig): string =>
   `Your container is as it was. Try again, or tell your admin, who finds the fault with: berth node check ${node.name}`
 
-/** @throws UserError `image-missing`, `bad-user-name`, `cannot-create`, `node-unavailable` */
+/** @param reservedNames by image, found out where missing @throws UserError `image-missing`, `bad-user-name`, `cannot-create`, `node-unavailable` */
 export async function makeFromTemplate(
   parts: Parts,
   user: User,
   node: NodeConfig,
   template: Template,
+  reservedNames: Map<string, ReadonlySet<string>>,
   { name, facts, report }: Making
 ): Promise<void> {
   const lxd = parts.lxdFor(node)
@@ -46,18 +48,38 @@ export async function makeFromTemplate(
   await needRoom(lxd, node, facts, { poolBytes: size * UNPACKED_IMAGE, spoolBytes: 0 })
   const refused = blame(node, 'cannot-create', unchanged(node))
   report('creating')
-  const description = `berth: ${user.name}`
   const source = { type: 'image', fingerprint } as const
+  const reserved = reservedNames.get(fingerprint) ?? (await probeImage(lxd, user, source).catch(refused))
+  reservedNames.set(fingerprint, reserved)
+  if (reserved.has(user.name)) throw nameTaken(user)
+  const description = `berth: ${user.name}`
   const made = { name, description, source, profiles: [PROFILE], devices: {} }
   await createInstance(lxd, made, { onProgress: report }).catch(refused)
   report('checking the new container')
-  if (await hasTakenName(lxd, user, name).catch(refused)) throw nameTaken(user)
   await makeOurs(lxd, node, name, description).catch(refused)
   const foreign = await findForeign(lxd, node, facts, name).catch(refused)
   if (foreign === undefined) return
   throw new UserError('cannot-create', `The new container is not as it should be: ${foreign}.`, {
     hint: unchanged(node)
   })
+}
+
+/**
+ * Reads the names an image reserves from an instance that is only made for it: for ten seconds after a file was read LXD 5.0.2 holds the
+ * instance open, and one renamed meanwhile takes no files.
+ */
+async function probeImage(lxd: LxdClient, user: User, source: NewInstance['source']): Promise<ReadonlySet<string>> {
+  const name = temporaryName(user.name, 'Copy')
+  await createInstance(lxd, {
+    name,
+    description: 'berth looks into its image',
+    source,
+    profiles: [PROFILE],
+    devices: {}
+  })
+  const reserved = await readReservedNames(lxd, name)
+  await deleteInstance(lxd, name)
+  return reserved
 }
 
 /**

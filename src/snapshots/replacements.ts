@@ -54,6 +54,7 @@ export class Replacements {
   readonly #operations: Operations
   readonly #users: Users
   readonly #archives: ArchiveDirectory
+  readonly #reservedNames = new Map<string, ReadonlySet<string>>()
   #tidying: Promise<void> = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
 
@@ -82,7 +83,8 @@ export class Replacements {
     this.#parts.records.need(user, node.name)
     await this.#replace(user, node, 'rebuild', confirmation, report, {
       template: template.name,
-      make: (name, facts, tell) => makeFromTemplate(this.#parts, user, node, template, { name, facts, report: tell })
+      make: (name, facts, tell) =>
+        makeFromTemplate(this.#parts, user, node, template, this.#reservedNames, { name, facts, report: tell })
     })
   }
 
