@@ -1,16 +1,16 @@
 import { createHash } from 'node:crypto'
-import { checkBackupYaml, checkIndexYaml } from './archive-yaml.ts'
 import { quote, refuseArchive } from './archive-refusal.ts'
 import type { TarEntry } from './tar-reader.ts'
 
 const CONTAINER = 'backup/container'
+export const INDEX_YAML = 'backup/index.yaml'
+export const BACKUP_YAML = `${CONTAINER}/backup.yaml`
 const ROOTFS = `${CONTAINER}/rootfs`
 const TEMPLATES = `${CONTAINER}/templates`
-const BACKUP_YAML = `${CONTAINER}/backup.yaml`
 const METADATA_YAML = `${CONTAINER}/metadata.yaml`
 
 /** LXD's own are a few KiB; templates are short scripts. */
-const MAX_YAML_BYTES = 256 * 1024
+const MAX_YAML_BYTES = 64 * 1024
 const MAX_TEMPLATE_BYTES = 2 ** 20
 const MAX_TEMPLATES = 64
 /** PATH_MAX: no server could have written a longer one. */
@@ -28,7 +28,7 @@ const DEVICE_NODES = new Set(['0:0', '1:3', '1:5', '1:7', '1:8', '1:9', '5:0', '
  * a list of all paths.
  */
 export class ArchiveLayout {
-  readonly #instanceName: string
+  readonly #receiveYaml: (path: string, content: Buffer) => void
   #isFirst = true
   /** As a key that sorts as the walk does. */
   #lastKey = ''
@@ -37,8 +37,9 @@ export class ArchiveLayout {
   readonly #templates = createHash('sha256')
   #templateCount = 0
 
-  constructor(instanceName: string) {
-    this.#instanceName = instanceName
+  /** `receiveYaml` gets index.yaml and backup.yaml, each once. */
+  constructor(receiveYaml: (path: string, content: Buffer) => void) {
+    this.#receiveYaml = receiveYaml
   }
 
   /** A visitor for TarReader. @throws UserError `archive-refused` */
@@ -46,8 +47,8 @@ export class ArchiveLayout {
     const { path, type } = entry
     if (this.#isFirst) {
       this.#isFirst = false
-      if (path !== 'backup/index.yaml' || type !== 'file') refuseArchive('It does not begin with backup/index.yaml.')
-      return this.#collect(entry, MAX_YAML_BYTES, content => checkIndexYaml(content, this.#instanceName))
+      if (path !== INDEX_YAML || type !== 'file') refuseArchive(`It does not begin with ${INDEX_YAML}.`)
+      return this.#collect(entry, MAX_YAML_BYTES, content => this.#receiveYaml(path, content))
     }
     this.#checkPlace(entry)
     if (path.startsWith(`${ROOTFS}/`)) return checkInside(entry)
@@ -86,8 +87,7 @@ export class ArchiveLayout {
       return undefined
     }
     if (entry.type !== 'file') refuseArchive(`${quote(path)} is not a regular file.`)
-    if (path === BACKUP_YAML)
-      return this.#collect(entry, MAX_YAML_BYTES, content => checkBackupYaml(content, this.#instanceName))
+    if (path === BACKUP_YAML) return this.#collect(entry, MAX_YAML_BYTES, content => this.#receiveYaml(path, content))
     const isTemplate = path.startsWith(`${TEMPLATES}/`)
     if (path !== METADATA_YAML && !isTemplate) refuseArchive(`${quote(path)} is nothing a backup has.`)
     if (isTemplate && ++this.#templateCount > MAX_TEMPLATES) refuseArchive('It has too many templates.')

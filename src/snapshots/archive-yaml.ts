@@ -1,5 +1,6 @@
 import { isMap, isScalar, isSeq, parseDocument, Scalar, visit, type Node } from 'yaml'
 import { z } from 'zod'
+import { INDEX_YAML } from './archive-layout.ts'
 import { quote, refuseArchive } from './archive-refusal.ts'
 
 // Every scalar is read as its text, so `false` here is the word that LXD writes and not `no` or `off`, which Go's parser takes too.
@@ -130,14 +131,8 @@ const backup = (instanceName: string) =>
     volume_snapshots: absent
   })
 
-/** backup/container/backup.yaml, from which the server makes the instance. @throws UserError `archive-refused` */
-export function checkBackupYaml(content: Buffer, instanceName: string): void {
-  check('backup/container/backup.yaml', content, backup(instanceName))
-}
-
-/** backup/index.yaml, from which the server decides how to unpack, and which has a copy of backup.yaml. @throws UserError `archive-refused` */
-export function checkIndexYaml(content: Buffer, instanceName: string): void {
-  const index = z.strictObject({
+const index = (instanceName: string) =>
+  z.strictObject({
     name: z.literal(instanceName),
     backend: name,
     pool: name,
@@ -147,22 +142,26 @@ export function checkIndexYaml(content: Buffer, instanceName: string): void {
     snapshots: absent,
     config: backup(instanceName)
   })
-  check('backup/index.yaml', content, index)
-}
 
-function check(file: string, content: Buffer, schema: z.ZodType): void {
-  const parsed = schema.safeParse(parsePlainYaml(file, content))
+/**
+ * Checks backup/index.yaml, from which the server decides how to unpack, or backup/container/backup.yaml, from which it makes the
+ * instance. The first has a copy of the second in it, and which of them is believed differs between servers.
+ * @throws UserError `archive-refused`
+ */
+export function checkArchiveYaml(path: string, content: Uint8Array, instanceName: string): void {
+  const schema = path === INDEX_YAML ? index(instanceName) : backup(instanceName)
+  const parsed = schema.safeParse(parsePlainYaml(path, content))
   if (parsed.success) return
   const [issue] = parsed.error.issues
   const where = issue?.path.join('.') ?? ''
-  refuseArchive(`In ${file}${where === '' ? '' : ` under ${quote(where)}`}: ${issue?.message ?? 'not as expected'}.`)
+  refuseArchive(`In ${path}${where === '' ? '' : ` under ${quote(where)}`}: ${issue?.message ?? 'not as expected'}.`)
 }
 
 /**
  * Reads only what YAML 1.1 (Go's parser, the server's) and YAML 1.2 (ours) read the same: one document of block maps and lists,
  * each key once, scalars on one line, no anchors, aliases, tags, merges, directives or comments. Every scalar is a string.
  */
-function parsePlainYaml(file: string, content: Buffer): unknown {
+function parsePlainYaml(file: string, content: Uint8Array): unknown {
   const refuse = (what: string): never => refuseArchive(`${file} has ${what}, which no server writes.`)
   const source = decodeUtf8(content)
   // NEL and the line separators end a line in YAML 1.1 only; a byte order mark changes the encoding.
@@ -198,7 +197,7 @@ function checkNode(node: Node, source: string, refuse: (what: string) => never):
   if (source.slice(node.range?.[0], node.range?.[1]).includes('\n')) refuse('text of several lines')
 }
 
-function decodeUtf8(content: Buffer): string | undefined {
+function decodeUtf8(content: Uint8Array): string | undefined {
   try {
     return new TextDecoder('utf8', { fatal: true, ignoreBOM: true }).decode(content)
   } catch {

@@ -5,13 +5,16 @@ import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 import { UserError } from '../errors.ts'
 import { ArchiveLayout } from './archive-layout.ts'
 import { refuseArchive } from './archive-refusal.ts'
+import { collectYoung } from './collect-young.ts'
 import type { ArchiveContents, InspectionOrder, InspectionReport } from './inspect.ts'
 import { createUnpacker } from './one-frame.ts'
 import { TarReader } from './tar-reader.ts'
 
-const PIECE_BYTES = 512 * 1024
+const PIECE_BYTES = 128 * 1024
 /** Pieces given out before the first of them is taken. */
 const WINDOW = 4
+
+const COLLECT_EVERY_BYTES = 4 * 2 ** 20
 
 const port = parentPort as MessagePort
 const say = (report: InspectionReport, transfer: ArrayBuffer[] = []) => port.postMessage(report, transfer)
@@ -35,7 +38,7 @@ async function inspect({ path, claims, isForwarded }: InspectionOrder): Promise<
   if (claims.sizeBytes !== undefined && claims.sizeBytes !== sizeBytes)
     refuseArchive(`It has ${sizeBytes} bytes and not the ${claims.sizeBytes} that were recorded.`)
   const hash = createHash('sha256')
-  const layout = new ArchiveLayout(claims.instanceName)
+  const layout = new ArchiveLayout((name, content) => say({ kind: 'yaml', path: name, content }))
   const tar = new TarReader(layout.visit)
   const unpacker = createUnpacker(claims.compression, sizeBytes, plain => {
     if (tar.sizeBytes + plain.length > (claims.uncompressedBytes ?? Infinity))
@@ -44,9 +47,16 @@ async function inspect({ path, claims, isForwarded }: InspectionOrder): Promise<
   })
   let last = new Uint8Array(0)
   let readBytes = 0
+  let collectedAt = 0
   for await (const piece of readPieces(file, sizeBytes)) {
+    // The decoder has a thread of its own to work in meanwhile.
+    const unpacked = unpacker.write(Buffer.from(piece.buffer, 0, piece.length))
     hash.update(piece)
-    await unpacker.write(Buffer.from(piece.buffer, 0, piece.length))
+    await unpacked
+    if (tar.sizeBytes - collectedAt > COLLECT_EVERY_BYTES) {
+      collectYoung()
+      collectedAt = tar.sizeBytes
+    }
     readBytes += piece.length
     if (readBytes === sizeBytes) last = piece
     else await give(isForwarded ? piece : new Uint8Array(0), readBytes)

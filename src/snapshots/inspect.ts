@@ -1,7 +1,8 @@
 import { Readable } from 'node:stream'
 import { Worker } from 'node:worker_threads'
-import { UserError } from '../errors.ts'
 import { refuseArchive } from './archive-refusal.ts'
+import { checkArchiveYaml } from './archive-yaml.ts'
+import { collectYoung } from './collect-young.ts'
 
 export type Compression = 'zstd' | 'gzip' | 'none'
 
@@ -13,7 +14,7 @@ export interface ArchiveClaims {
   /** Of the tar inside. */
   readonly uncompressedBytes: number
   /** As `ArchiveContents` had it when the archive was made. */
-  readonly templatesSha256: string
+  readonly templatesSha256?: string
   readonly compression: Compression
   /** Name of the instance that was exported: a temporary one where a copy was taken. */
   readonly instanceName: string
@@ -50,6 +51,7 @@ export interface InspectionOrder {
 
 /** What the worker says; it waits for leave (any message) after every few pieces. */
 export type InspectionReport =
+  | { readonly kind: 'yaml'; readonly path: string; readonly content: Uint8Array }
   | { readonly kind: 'piece'; readonly bytes: Uint8Array<ArrayBuffer>; readonly readBytes: number }
   | { readonly kind: 'approved'; readonly contents: ArchiveContents; readonly last: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'refused'; readonly why: string }
@@ -58,14 +60,31 @@ export type InspectionReport =
  * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
  * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
  */
-export function openInspectedArchive(
+export function openInspectedArchive(path: string, claims: ArchiveClaims, options?: InspectOptions): InspectedArchive {
+  return startInspection({ path, claims, isForwarded: true }, options)
+}
+
+/**
+ * Only tells what an archive is and that it can be recovered; what is not claimed is found out.
+ * @throws UserError `archive-refused`; an Error with a `code` when the file cannot be read
+ */
+export async function inspectArchive(
   path: string,
-  claims: ArchiveClaims,
-  { signal, onProgress }: InspectOptions = {}
-): InspectedArchive {
+  claims: InspectionOrder['claims'],
+  options?: InspectOptions
+): Promise<ArchiveContents> {
+  const { body, verdict } = startInspection({ path, claims, isForwarded: false }, options)
+  body.on('error', () => {}).resume()
+  return verdict
+}
+
+const COLLECT_EVERY_BYTES = 8 * 2 ** 20
+
+/** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
+function startInspection(order: InspectionOrder, { signal, onProgress }: InspectOptions = {}): InspectedArchive {
   const verdict = Promise.withResolvers<ArchiveContents>()
   verdict.promise.catch(() => {})
-  const worker = startWorker({ path, claims, isForwarded: true })
+  const worker = new Worker(new URL('./inspect-worker.ts', import.meta.url), { workerData: order })
   let held = 0
   const body = new Readable({
     highWaterMark: 2 ** 20,
@@ -78,61 +97,28 @@ export function openInspectedArchive(
       void worker.terminate().then(() => callback(error))
     }
   })
-  worker.on('message', (report: InspectionReport) => {
-    if (report.kind === 'refused') body.destroy(asRefusal(report.why))
+  const take = (report: InspectionReport) => {
+    if (report.kind === 'yaml') checkArchiveYaml(report.path, report.content, order.claims.instanceName)
+    else if (report.kind === 'refused') refuseArchive(report.why)
     else if (report.kind === 'piece') {
       onProgress?.(report.readBytes)
-      if (body.push(report.bytes)) worker.postMessage('more')
+      if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectYoung()
+      if (report.bytes.length === 0 || body.push(report.bytes)) worker.postMessage('more')
       else held += 1
     } else {
       verdict.resolve(report.contents)
-      body.push(report.last)
+      if (order.isForwarded) body.push(report.last)
       body.push(null)
+    }
+  }
+  worker.on('message', (report: InspectionReport) => {
+    if (body.destroyed) return
+    try {
+      take(report)
+    } catch (error) {
+      body.destroy(error as Error)
     }
   })
   worker.on('error', error => body.destroy(error))
   return { body, verdict: verdict.promise }
-}
-
-/**
- * As openInspectedArchive, only to know what an archive is, and that it can be recovered: what is not claimed is found out.
- * @throws UserError `archive-refused`; an Error with a `code` when the file cannot be read
- */
-export async function inspectArchive(
-  path: string,
-  claims: InspectionOrder['claims'],
-  { signal, onProgress }: InspectOptions = {}
-): Promise<ArchiveContents> {
-  signal?.throwIfAborted()
-  const { promise, resolve, reject } = Promise.withResolvers<ArchiveContents>()
-  const worker = startWorker({ path, claims, isForwarded: false })
-  const abort = () => reject(signal?.reason as Error)
-  signal?.addEventListener('abort', abort)
-  worker.on('error', reject)
-  worker.on('message', (report: InspectionReport) => {
-    if (report.kind === 'approved') resolve(report.contents)
-    else if (report.kind === 'refused') reject(asRefusal(report.why))
-    else {
-      onProgress?.(report.readBytes)
-      worker.postMessage('more')
-    }
-  })
-  try {
-    return await promise
-  } finally {
-    signal?.removeEventListener('abort', abort)
-    await worker.terminate()
-  }
-}
-
-function startWorker(order: InspectionOrder): Worker {
-  return new Worker(new URL('./inspect-worker.ts', import.meta.url), { workerData: order })
-}
-
-function asRefusal(why: string): UserError {
-  try {
-    return refuseArchive(why)
-  } catch (error) {
-    return error as UserError
-  }
 }
