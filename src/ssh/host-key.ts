@@ -12,11 +12,16 @@ export interface HostKey {
 
 /** A new SSH host key, ECDSA on P-256. */
 export function generateHostKey(type: 'ed25519' | 'ecdsa'): HostKey {
-  const pair =
-    type === 'ed25519'
-      ? ssh2.utils.generateKeyPairSync('ed25519')
-      : ssh2.utils.generateKeyPairSync('ecdsa', { bits: 256 })
-  return { privateKey: pair.private, publicKey: pair.public.trim() }
+  for (;;) {
+    const pair =
+      type === 'ed25519'
+        ? ssh2.utils.generateKeyPairSync('ed25519')
+        : ssh2.utils.generateKeyPairSync('ecdsa', { bits: 256 })
+    // ssh2 1.17 drops the first byte of an Ed25519 key where it is zero, once in 256: then nobody can read it.
+    if (!(ssh2.utils.parseKey(pair.private) instanceof Error)) {
+      return { privateKey: pair.private, publicKey: pair.public.trim() }
+    }
+  }
 }
 
 /**

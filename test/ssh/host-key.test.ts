@@ -30,6 +30,14 @@ test.each([
   }
 })
 
+test('no generated Ed25519 key lacks a byte, as one in 256 would', () => {
+  const lengths = Array.from({ length: 2500 }, () => {
+    const [, blob = ''] = generateHostKey('ed25519').publicKey.split(' ')
+    return Buffer.from(blob, 'base64').length
+  })
+  expect(new Set(lengths)).toEqual(new Set([51]))
+})
+
 describe('the host key of the endpoints', () => {
   test('is made once, readable by its owner alone, and stays', () => {
     const path = join(directory, 'made')
