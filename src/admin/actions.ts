@@ -4,6 +4,7 @@ import { inviteActions } from './invite.ts'
 import { keyActions } from './key.ts'
 import { nodeActions } from './node-actions.ts'
 import { snapshotActions } from './snapshot.ts'
+import { operationActions } from './operations.ts'
 import { templateActions } from './template.ts'
 import { userActions } from './user-actions.ts'
 
@@ -15,5 +16,6 @@ export const actions = [
   ...nodeActions,
   ...templateActions,
   ...snapshotActions,
+  ...operationActions,
   ...auditActions
 ] as Action[]

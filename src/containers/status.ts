@@ -41,8 +41,16 @@ export async function readStatus(
     address: node.address,
     addresses: [record.ipv4],
     faults: [...recordFaults(record, node, instance, operation), ...parts.nodeSetup.faults(node), ...inside],
+    kept: describeKept(parts, user, node),
     operation
   }
+}
+
+function describeKept({ kept, config }: Parts, user: User, node: NodeConfig): ContainerStatus['kept'] {
+  const newest = kept.newest(user, node.name)
+  if (!newest) return undefined
+  const { template, replacedAtMs } = newest
+  return { template, replacedAtMs, untilMs: replacedAtMs + config.recovery.keepReplaced }
 }
 
 function recordFaults(

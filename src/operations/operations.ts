@@ -2,7 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../db/open.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
-import { finishRow, insertRow, noteFault, openRows, writeLane, writePhase, type OpenRow } from './journal-rows.ts'
+import {
+  finishRow,
+  insertRow,
+  listRows,
+  noteFault,
+  openRows,
+  writeLane,
+  writePhase,
+  type OpenRow,
+  type OperationRow
+} from './journal-rows.ts'
 
 /** How long work tells what it is doing; `fraction` from 0 to 1 where it is known. */
 export type Report = (step: string, fraction?: number) => void
@@ -176,10 +186,15 @@ export class Operations {
     if (entry?.interruptible?.phase === phase) throw busy(entry)
   }
 
-  /** The step an operation of the journal is at, for listings. */
+  /** How far an operation is that has not ended. */
   stepOf(id: number): RunningOperation | undefined {
     const all = [...this.#running.container.values(), ...this.#running.archive.values()]
     return describe(all.find(entry => entry.id === id))
+  }
+
+  /** What has not ended, and the newest `limit` of those that have; newest first. */
+  list(limit: number): (OperationRow & { step: string | undefined })[] {
+    return listRows(this.#database, limit).map(row => ({ ...row, step: this.stepOf(row.id)?.step }))
   }
 
   /**

@@ -108,7 +108,7 @@ const backup = (instanceName: string) =>
       locations: z.array(text)
     }),
     // All of the project's, as they were then. The server takes its own.
-    profiles: z.array(z.unknown()),
+    profiles: z.array(z.unknown()).optional(),
     volume: z.strictObject({
       name: z.literal(instanceName),
       type: z.literal('container'),

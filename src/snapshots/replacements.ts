@@ -135,10 +135,9 @@ export class Replacements {
     return this.#config.recovery.keepReplaced
   }
 
-  /** The replaced container that can be had back, and until when. */
-  kept(user: User, node: NodeConfig): (KeptContainer & { untilMs: number }) | undefined {
-    const kept = this.#parts.kept.newest(user, node.name)
-    return kept && { ...kept, untilMs: kept.replacedAtMs + this.keepMs }
+  /** The replaced container that can be had back. */
+  kept(user: User, node: NodeConfig): KeptContainer | undefined {
+    return this.#parts.kept.newest(user, node.name)
   }
 
   /** The template of the user's container. @throws UserError `not-registered` */
