@@ -4,6 +4,7 @@ import { open, mkdir, readdir, rename, rmdir, stat, statfs, unlink, type FileHan
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../db/open.ts'
 import { UserError } from '../errors.ts'
+import { refuseArchive } from './archive-refusal.ts'
 
 /** The name of an archive that is being written by that operation. */
 export const partialName = (operation: number): string => `.partial-${operation}`
@@ -104,16 +105,19 @@ export class ArchiveDirectory {
 
   /**
    * Opens an archive for reading; the caller closes it.
-   * @returns undefined when there is no such file @throws UserError `snapshots-unavailable`, also for what is no plain file
+   * @returns undefined when there is no such file @throws UserError `archive-refused` for what is no plain file, `snapshots-unavailable`
    */
   async open(user: string, name: string): Promise<FileHandle | undefined> {
     await this.check()
     return this.#inUserDirectory(user, false, async at => {
       // Without O_NONBLOCK a planted fifo would hold us until somebody writes to it.
-      const file = await open(at(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      const file = await open(at(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
+        if (error.code === 'ELOOP') return refuseArchive(`${name} is a symbolic link.`)
+        throw error
+      })
       if ((await file.stat()).isFile()) return file
       await file.close()
-      throw unavailable(`${this.path}/${user}/${name}`, 'it is no file')
+      return refuseArchive(`${name} is no regular file.`)
     }).catch(absent)
   }
 

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { quote, refuseArchive } from './archive-refusal.ts'
 import type { TarEntry } from './tar-reader.ts'
 
@@ -34,7 +33,6 @@ export class ArchiveLayout {
   #lastKey = ''
   readonly #openDirectories: string[] = []
   readonly #seen = new Set<string>()
-  readonly #templates = createHash('sha256')
   #templateCount = 0
 
   /** `receiveYaml` gets index.yaml and backup.yaml, each once. */
@@ -48,17 +46,16 @@ export class ArchiveLayout {
     if (this.#isFirst) {
       this.#isFirst = false
       if (path !== INDEX_YAML || type !== 'file') refuseArchive(`It does not begin with ${INDEX_YAML}.`)
-      return this.#collect(entry, MAX_YAML_BYTES, content => this.#receiveYaml(path, content))
+      return this.#collectYaml(entry)
     }
     this.#checkPlace(entry)
     if (path.startsWith(`${ROOTFS}/`)) return checkInside(entry)
     return this.#takeServersOwn(entry)
   }
 
-  /** @returns SHA-256 over metadata.yaml and templates/, hexadecimal */
-  end(): string {
+  /** @throws UserError `archive-refused` when something is missing */
+  end(): void {
     for (const path of [BACKUP_YAML, ROOTFS]) if (!this.#seen.has(path)) refuseArchive(`It has no ${path}.`)
-    return this.#templates.digest('hex')
   }
 
   #checkPlace({ path, type }: TarEntry): void {
@@ -87,18 +84,18 @@ export class ArchiveLayout {
       return undefined
     }
     if (entry.type !== 'file') refuseArchive(`${quote(path)} is not a regular file.`)
-    if (path === BACKUP_YAML) return this.#collect(entry, MAX_YAML_BYTES, content => this.#receiveYaml(path, content))
+    if (path === BACKUP_YAML) return this.#collectYaml(entry)
+    // Templates are files that the server would write into the container when it starts; an imported one is told to write none.
     const isTemplate = path.startsWith(`${TEMPLATES}/`)
     if (path !== METADATA_YAML && !isTemplate) refuseArchive(`${quote(path)} is nothing a backup has.`)
     if (isTemplate && ++this.#templateCount > MAX_TEMPLATES) refuseArchive('It has too many templates.')
-    return this.#collect(entry, MAX_TEMPLATE_BYTES, content => {
-      this.#templates.update(`${path}\0${createHash('sha256').update(content).digest('hex')}\n`)
-    })
+    if (entry.sizeBytes > MAX_TEMPLATE_BYTES) refuseArchive(`${quote(path)} is too large.`)
+    return undefined
   }
 
-  #collect({ path, sizeBytes }: TarEntry, maxBytes: number, receive: (content: Buffer) => void) {
-    if (sizeBytes > maxBytes) refuseArchive(`${quote(path)} is too large.`)
-    return receive
+  #collectYaml({ path, sizeBytes }: TarEntry): (content: Buffer) => void {
+    if (sizeBytes > MAX_YAML_BYTES) refuseArchive(`${quote(path)} is too large.`)
+    return content => this.#receiveYaml(path, content)
   }
 }
 

@@ -1,3 +1,4 @@
+import type { FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { Worker } from 'node:worker_threads'
 import { refuseArchive } from './archive-refusal.ts'
@@ -25,8 +26,6 @@ export interface ArchiveContents {
   readonly sha256: string
   readonly sizeBytes: number
   readonly uncompressedBytes: number
-  /** Over metadata.yaml and templates/, by which the server writes files into the container when it starts. */
-  readonly templatesSha256: string
 }
 
 export interface InspectedArchive {
@@ -44,7 +43,7 @@ export interface InspectOptions {
 
 /** What the worker is started with. */
 export interface InspectionOrder {
-  readonly path: string
+  readonly fd: number
   readonly claims: Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
   readonly isForwarded: boolean
 }
@@ -59,21 +58,26 @@ export type InspectionReport =
 /**
  * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
  * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
+ * The file is closed with the body.
  */
-export function openInspectedArchive(path: string, claims: ArchiveClaims, options?: InspectOptions): InspectedArchive {
-  return startInspection({ path, claims, isForwarded: true }, options)
+export function openInspectedArchive(
+  file: FileHandle,
+  claims: ArchiveClaims,
+  options?: InspectOptions
+): InspectedArchive {
+  return startInspection(file, claims, true, options)
 }
 
 /**
  * Only tells what an archive is and that it can be recovered; what is not claimed is found out.
- * @throws UserError `archive-refused`; an Error with a `code` when the file cannot be read
+ * @throws UserError `archive-refused`; an Error with a `syscall` when the file cannot be read
  */
 export async function inspectArchive(
-  path: string,
+  file: FileHandle,
   claims: InspectionOrder['claims'],
   options?: InspectOptions
 ): Promise<ArchiveContents> {
-  const { body, verdict } = startInspection({ path, claims, isForwarded: false }, options)
+  const { body, verdict } = startInspection(file, claims, false, options)
   body.on('error', () => {}).resume()
   return verdict
 }
@@ -81,10 +85,17 @@ export async function inspectArchive(
 const COLLECT_EVERY_BYTES = 8 * 2 ** 20
 
 /** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
-function startInspection(order: InspectionOrder, { signal, onProgress }: InspectOptions = {}): InspectedArchive {
+function startInspection(
+  file: FileHandle,
+  claims: InspectionOrder['claims'],
+  isForwarded: boolean,
+  { signal, onProgress }: InspectOptions = {}
+): InspectedArchive {
   const verdict = Promise.withResolvers<ArchiveContents>()
   verdict.promise.catch(() => {})
-  const worker = new Worker(new URL('./inspect-worker.ts', import.meta.url), { workerData: order })
+  const worker = new Worker(new URL('./inspect-worker.ts', import.meta.url), {
+    workerData: { fd: file.fd, claims, isForwarded } satisfies InspectionOrder
+  })
   let held = 0
   const body = new Readable({
     highWaterMark: 2 ** 20,
@@ -94,11 +105,18 @@ function startInspection(order: InspectionOrder, { signal, onProgress }: Inspect
     },
     destroy: (error, callback) => {
       verdict.reject(error ?? new Error('the archive was not read to its end'))
-      void worker.terminate().then(() => callback(error))
+      // The worker may be reading: closing the file under it could give it another one.
+      void worker
+        .terminate()
+        .then(() => file.close())
+        .then(
+          () => callback(error),
+          (failure: Error) => callback(error ?? failure)
+        )
     }
   })
   const take = (report: InspectionReport) => {
-    if (report.kind === 'yaml') checkArchiveYaml(report.path, report.content, order.claims.instanceName)
+    if (report.kind === 'yaml') checkArchiveYaml(report.path, report.content, claims.instanceName)
     else if (report.kind === 'refused') refuseArchive(report.why)
     else if (report.kind === 'piece') {
       onProgress?.(report.readBytes)
@@ -107,7 +125,7 @@ function startInspection(order: InspectionOrder, { signal, onProgress }: Inspect
       else held += 1
     } else {
       verdict.resolve(report.contents)
-      if (order.isForwarded) body.push(report.last)
+      if (isForwarded) body.push(report.last)
       body.push(null)
     }
   }

@@ -98,14 +98,13 @@ export async function makeFromArchive(
   const { sizeBytes, uncompressedBytes } = snapshot
   const room = { poolBytes: uncompressedBytes, spoolBytes: sizeBytes }
   await needRoom(lxd, node, facts, room)
-  await needFile(archives, user, snapshot)
+  const file = await archives.open(user.name, snapshot.name)
+  if (!file) throw fileGone(archives, user, snapshot)
   const refused = blame(node, 'cannot-create', unchanged(node))
   const claims = { ...snapshot, instanceName: snapshot.instance }
   const onProgress = (readBytes: number) =>
     report(`bringing the archive to ${node.name}`, (readBytes / sizeBytes) * UPLOAD_SHARE)
-  const { body, verdict } = openInspectedArchive(`${archives.path}/${user.name}/${snapshot.name}`, claims, {
-    onProgress
-  })
+  const { body, verdict } = openInspectedArchive(file, claims, { onProgress })
   void verdict.then(
     () => report('unpacking it'),
     () => {}
@@ -148,12 +147,6 @@ async function needRoom(lxd: LxdClient, node: NodeConfig, { server }: NodeFacts,
     const found = `${place} has ${formatBytes(freeBytes)} free, and about ${formatBytes(wantedBytes + SPARE_BYTES)} is needed.`
     throw new UserError('no-space', found, { hint: 'Your container is as it was. Please tell your admin.' })
   }
-}
-
-async function needFile(archives: ArchiveDirectory, user: User, snapshot: SnapshotRecord): Promise<void> {
-  const file = await archives.open(user.name, snapshot.name)
-  if (!file) throw fileGone(archives, user, snapshot)
-  await file.close()
 }
 
 function fileGone(archives: ArchiveDirectory, user: User, { name }: SnapshotRecord, cause?: unknown): UserError {

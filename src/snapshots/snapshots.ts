@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Containers } from '../containers/containers.ts'
 import { findContainer } from '../containers/find-container.ts'
@@ -12,6 +11,7 @@ import { getServer, type ServerInfo } from '../lxd/server.ts'
 import type { InterruptedOperation, Journal, Operations, Report } from '../operations/operations.ts'
 import type { ArchiveDirectory } from './archive-directory.ts'
 import { estimate, type Estimate } from './estimate.ts'
+import { inspectArchive } from './inspect.ts'
 import { readUsage, refuseAboveLimits, type Usage } from './limits.ts'
 import { selectExpired } from './retention.ts'
 import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
@@ -47,14 +47,13 @@ export interface TakeOptions {
   readonly note: string
   /** Not asked for by the member: taken of a running container too, and thinned out by the schedule's own rules. */
   readonly scheduled: boolean
-  /** Called once nothing refuses any more and nothing has been done: spends the token, or throws. */
+  /** Called at once when nothing else has the container, before anything is done: spends the token, or throws. */
   confirm(): void
   /** The copy is made: the container may be used again. */
   onCopied(): void
 }
 
 const SNAPSHOT = 'snapshot'
-const VERIFY_CHUNK_BYTES = 256 * 1024
 
 /** Archives of members' containers: taking, listing and removing them. */
 export class Snapshots {
@@ -118,9 +117,9 @@ export class Snapshots {
    */
   async take(user: User, node: NodeConfig, options: TakeOptions, report: Report): Promise<SnapshotRecord> {
     const steps = async (tell: Report, journal: Journal) => {
+      options.confirm()
       const plan = await this.plan(user, node, options)
       if (plan.running && !options.scheduled) throw notStopped(node)
-      options.confirm()
       return takeSnapshot(
         { config: this.#config, parts: this.#parts, directory: this.directory, records: this.records },
         { user, node, plan, options },
@@ -163,27 +162,17 @@ export class Snapshots {
 
   /** Reads an archive whole, as it lies on the NAS. @returns what is wrong with it @throws UserError `snapshots-unavailable` */
   async verify(user: User, record: SnapshotRecord, report: Report): Promise<string | undefined> {
-    const file = await this.directory.open(user.name, record.name)
-    if (!file) return 'the file is gone'
-    const hash = createHash('sha256')
-    let sizeBytes = 0
     try {
-      const chunk = Buffer.allocUnsafe(VERIFY_CHUNK_BYTES)
-      for (;;) {
-        const { bytesRead } = await file.read(chunk, 0, chunk.length)
-        if (bytesRead === 0) break
-        hash.update(chunk.subarray(0, bytesRead))
-        sizeBytes += bytesRead
-        report(`reading ${record.name}`, Math.min(1, sizeBytes / record.sizeBytes))
-        if (sizeBytes > record.sizeBytes) break
-      }
+      const file = await this.directory.open(user.name, record.name)
+      if (!file) return 'the file is gone'
+      const onProgress = (readBytes: number) => report(`reading ${record.name}`, readBytes / record.sizeBytes)
+      await inspectArchive(file, { ...record, instanceName: record.instance }, { onProgress })
+      return undefined
     } catch (error) {
+      if (error instanceof UserError && error.reason === 'archive-refused') return error.message
+      if ((error as NodeJS.ErrnoException).syscall === undefined) throw error
       return `the file cannot be read: ${(error as Error).message}`
-    } finally {
-      await file.close()
     }
-    if (sizeBytes !== record.sizeBytes) return `the file does not have the ${record.sizeBytes} bytes it had`
-    return hash.digest('hex') === record.sha256 ? undefined : 'the file holds other bytes than it did'
   }
 
   /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
