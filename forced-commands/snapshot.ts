@@ -51,6 +51,9 @@ export default ({ config, snapshots, tokens }: Parts): Command =>
         return
       }
       tokens.check(token, purpose, again)
+      if ((await snapshots.plan(user, node)).running) throw notStopped(node)
+      // Of two with one token, the one who comes second is told so, not that the first one's snapshot runs.
+      tokens.check(token, purpose, again)
       const progress = reply.progress(`Snapshot of ${user.name} on ${node.name}`)
       const record = await snapshots
         .take(

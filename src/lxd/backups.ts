@@ -54,14 +54,14 @@ export function listBackups(lxd: LxdClient, instance: string, options?: CallOpti
 
 /**
  * GET /1.0/instances/NAME/backups/BACKUP/export: the archive's bytes.
- * The stream fails when it ends before `sizeBytes` where the server told them. Destroy it when it is not read to its end.
+ * The stream fails when it ends before `sizeBytes`. Destroy it when it is not read to its end.
  */
 export function exportBackup(
   lxd: LxdClient,
   instance: string,
   backup: string,
   options?: Pick<CallOptions, 'signal'>
-): Promise<{ body: Readable; sizeBytes: number | undefined }> {
+): Promise<{ body: Readable; sizeBytes: number }> {
   return lxd.download(apiPath`/1.0/instances/${instance}/backups/${backup}/export`, options)
 }
 

@@ -191,7 +191,7 @@ export class LxdClient {
   async download(
     path: ApiPath,
     { signal, query }: Omit<CallOptions, 'timeoutMs'> = {}
-  ): Promise<{ body: Readable; sizeBytes: number | undefined }> {
+  ): Promise<{ body: Readable; sizeBytes: number }> {
     try {
       const { statusCode, headers, body } = await request(this.#transport.origin + this.#locate(path, query), {
         dispatcher: this.#transport.agent,
@@ -202,8 +202,10 @@ export class LxdClient {
       if (statusCode >= 400) {
         throw refusal({ status: statusCode, headers, body: Buffer.from(await body.arrayBuffer()) }, `GET ${path}`)
       }
-      const length = headers['content-length']
-      return { body, sizeBytes: typeof length === 'string' ? Number(length) : undefined }
+      const sizeBytes = Number(headers['content-length'])
+      if (Number.isSafeInteger(sizeBytes)) return { body, sizeBytes }
+      body.on('error', () => {}).destroy()
+      throw new LxdError('not-understood', `GET ${path}: it does not tell how long it is`)
     } catch (error) {
       if (error instanceof LxdError) throw error
       signal?.throwIfAborted()

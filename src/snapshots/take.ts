@@ -94,19 +94,15 @@ export async function takeSnapshot(
     { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
     { onProgress: step => packed(readPackedBytes(step)) }
   )
-  const { body, sizeBytes: expectedBytes } = await exportBackup(lxd, taking.copy, backup)
+  const archive = await directory.create(user.name, taking.partial)
   let written
   try {
-    const archive = await directory.create(user.name, taking.partial)
-    try {
-      const onProgress = meter('writing the archive', expectedBytes, false, report)
-      const maxBytes = plan.usage.maxBytes - plan.usage.bytes
-      written = await writeArchive(body, archive, { compression, expectedBytes, maxBytes, onProgress })
-    } finally {
-      await archive.close()
-    }
+    const { body, sizeBytes } = await exportBackup(lxd, taking.copy, backup)
+    const onProgress = meter('writing the archive', sizeBytes, false, report)
+    const maxBytes = plan.usage.maxBytes - plan.usage.bytes
+    written = await writeArchive(body, archive, { compression, sizeBytes, maxBytes, onProgress })
   } finally {
-    body.destroy()
+    await archive.close()
   }
   const record: SnapshotRecord = {
     userId: user.id,
