@@ -1,20 +1,14 @@
-import { createHash } from 'node:crypto'
 import { fstat, read } from 'node:fs'
 import { promisify } from 'node:util'
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 import { UserError } from '../errors.ts'
-import { ArchiveLayout } from './archive-layout.ts'
 import { refuseArchive } from './archive-refusal.ts'
-import { collectYoung } from './collect-young.ts'
-import type { ArchiveContents, InspectionOrder, InspectionReport } from './inspect.ts'
-import { createUnpacker } from './one-frame.ts'
-import { TarReader } from './tar-reader.ts'
+import type { InspectionOrder, InspectionReport } from './inspect.ts'
+import { Inspection } from './inspection.ts'
 
 const PIECE_BYTES = 128 * 1024
 /** Pieces given out before the first of them is taken. */
 const WINDOW = 4
-
-const COLLECT_EVERY_BYTES = 4 * 2 ** 20
 
 const port = parentPort as MessagePort
 const say = (report: InspectionReport, transfer: ArrayBuffer[] = []) => port.postMessage(report, transfer)
@@ -34,41 +28,16 @@ port.close()
 
 async function inspect({ fd, claims, isForwarded }: InspectionOrder): Promise<void> {
   const { size: sizeBytes } = await promisify(fstat)(fd)
-  if (claims.sizeBytes !== undefined && claims.sizeBytes !== sizeBytes)
-    refuseArchive(`It has ${sizeBytes} bytes and not the ${claims.sizeBytes} that were recorded.`)
-  const hash = createHash('sha256')
-  const layout = new ArchiveLayout((name, content) => say({ kind: 'yaml', path: name, content }))
-  const tar = new TarReader(layout.visit)
-  const unpacker = createUnpacker(claims.compression, sizeBytes, plain => {
-    if (tar.sizeBytes + plain.length > (claims.uncompressedBytes ?? Infinity))
-      refuseArchive(`It unpacks to more than the ${claims.uncompressedBytes} bytes that were recorded.`)
-    tar.push(plain)
-  })
+  const inspection = new Inspection(claims, sizeBytes, (path, content) => say({ kind: 'yaml', path, content }))
   let last = new Uint8Array(0)
   let readBytes = 0
-  let collectedAt = 0
   for await (const piece of readPieces(fd, sizeBytes)) {
-    // The decoder has a thread of its own to work in meanwhile.
-    const unpacked = unpacker.write(Buffer.from(piece.buffer, 0, piece.length))
-    hash.update(piece)
-    await unpacked
-    if (tar.sizeBytes - collectedAt > COLLECT_EVERY_BYTES) {
-      collectYoung()
-      collectedAt = tar.sizeBytes
-    }
+    await inspection.write(Buffer.from(piece.buffer, 0, piece.length))
     readBytes += piece.length
     if (readBytes === sizeBytes) last = piece
     else await give(isForwarded ? piece : new Uint8Array(0), readBytes)
   }
-  await unpacker.end()
-  tar.end()
-  layout.end()
-  const contents: ArchiveContents = {
-    sha256: hash.digest('hex'),
-    sizeBytes,
-    uncompressedBytes: tar.sizeBytes
-  }
-  compare(contents, claims)
+  const contents = await inspection.end()
   say({ kind: 'approved', contents, last }, [last.buffer])
 }
 
@@ -97,11 +66,4 @@ async function give(bytes: Uint8Array<ArrayBuffer>, readBytes: number): Promise<
   while (allowed === 0) await new Promise<void>(resolve => (onAllowed = resolve))
   allowed -= 1
   say({ kind: 'piece', bytes, readBytes }, [bytes.buffer])
-}
-
-function compare(contents: ArchiveContents, claims: InspectionOrder['claims']): void {
-  if (claims.uncompressedBytes !== undefined && contents.uncompressedBytes !== claims.uncompressedBytes)
-    refuseArchive(`It unpacks to ${contents.uncompressedBytes} bytes and not the ${claims.uncompressedBytes} recorded.`)
-  if (claims.sha256 !== undefined && contents.sha256 !== claims.sha256)
-    refuseArchive('Its SHA-256 is not the one that was recorded: it has been damaged or replaced.')
 }

@@ -41,10 +41,13 @@ export interface InspectOptions {
   readonly onProgress?: ((readBytes: number) => void) | undefined
 }
 
+/** What must be known, and what is compared where it is. */
+export type Claims = Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
+
 /** What the worker is started with. */
 export interface InspectionOrder {
   readonly fd: number
-  readonly claims: Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
+  readonly claims: Claims
   readonly isForwarded: boolean
 }
 
@@ -74,7 +77,7 @@ export function openInspectedArchive(
  */
 export async function inspectArchive(
   file: FileHandle,
-  claims: InspectionOrder['claims'],
+  claims: Claims,
   options?: InspectOptions
 ): Promise<ArchiveContents> {
   const { body, verdict } = startInspection(file, claims, false, options)
@@ -87,7 +90,7 @@ const COLLECT_EVERY_BYTES = 8 * 2 ** 20
 /** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
 function startInspection(
   file: FileHandle,
-  claims: InspectionOrder['claims'],
+  claims: Claims,
   isForwarded: boolean,
   { signal, onProgress }: InspectOptions = {}
 ): InspectedArchive {
