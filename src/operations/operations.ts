@@ -168,7 +168,7 @@ export class Operations {
 
   /**
    * Follows what runs on the container, if it is of one of these kinds, to its end.
-   * @returns false when none of them runs @throws whatever it throws
+   * @returns false when none of them runs @throws whatever it throws; UserError `busy` for one that was interrupted
    */
   async follow(user: User, node: string, kinds: readonly string[], report: Report): Promise<boolean> {
     const name = nameOf(user.id, node)
@@ -176,6 +176,8 @@ export class Operations {
       candidate => candidate && kinds.includes(candidate.kind)
     )
     if (!entry) return false
+    // Its end may be far away: what it waits for is told instead.
+    if (entry.isInterrupted) throw busy(entry)
     await this.#listen(entry, report)
     return true
   }
