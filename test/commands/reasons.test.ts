@@ -80,6 +80,7 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
   'key-taken': () => alice.manage('keys add', { input: readFileSync(`${bob.identity}.pub`) }),
   'last-key': async () => alice.manage(`keys remove ${await fingerprintOf(alice)}`),
   'unknown-key': async () => alice.manage(`keys remove ${await fingerprintOf(bob)}`),
+  'nothing-kept': () => alice.manage('recover --undo'),
   'not-registered': () => bob.manage('status'),
   'invite-invalid': () => run([...rig.manageArguments('enroll', bob.identity), 'bob', '0000-0000-0000-0000']),
   'user-disabled': async () => {
@@ -213,6 +214,7 @@ const exitCodes: Record<MemberReason, number> = {
   'command-line-refused': 64,
   'unknown-key': 64,
   'unknown-template': 64,
+  'nothing-kept': 64,
   'not-registered': 64,
   'bad-key': 65,
   'bad-user-name': 65,
@@ -265,6 +267,7 @@ describe('every command', () => {
     })
     for (const words of ['start', 'shell -- true', 'restart'])
       expect(await alice.manage(words)).toMatchObject({ code: 0 })
+    for (const words of ['stop', 'recover', 'rebuild']) expect(await alice.manage(words)).toMatchObject({ code: 0 })
     const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
     const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]
     const verbs = createCommands(parts).map(({ command }) => command.split(' ')[0])

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { freePort, run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
-import { describeTree, makeTree } from '../snapshots/tree.ts'
+import { describeTree, makeTree, roundTimes } from '../snapshots/tree.ts'
 
 const TOKEN = /\b[0-9A-HJKMNP-TV-Z]{26}\b/
 
@@ -42,7 +42,7 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
 
   it('has a tree of everything', async () => {
     await inside(makeTree(300, 8))
-    tree = await inside(describeTree)
+    tree = roundTimes(await inside(describeTree))
     expect(tree).toMatch(/capable security.capability/)
     expect(tree).toMatch(/owned system.posix_acl_access/)
     expect(await alice.manage('stop --timeout 5')).toMatchObject({ code: 0 })
@@ -69,7 +69,7 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
     const recovered = await alice.manage(`recover ${tokenIn(offered)} ${archive}`)
     expect(recovered, recovered.stderr).toMatchObject({ code: 0 })
     await start()
-    expect(await inside(describeTree)).toBe(tree)
+    expect(roundTimes(await inside(describeTree))).toBe(tree)
   })
 
   it('comes back by --undo, and again', async () => {
@@ -80,7 +80,7 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
     await alice.manage('stop --timeout 5')
     expect(await alice.manage('recover --undo')).toMatchObject({ code: 0 })
     await start()
-    expect(await inside(describeTree)).toBe(tree)
+    expect(roundTimes(await inside(describeTree))).toBe(tree)
   })
 
   it('is recovered on another node', async () => {
@@ -93,7 +93,7 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
     expect(await on('gpu2', 'start')).toMatchObject({ code: 0 })
     const moved = await run(['ssh', '-F', alice.sshConfig, 'gpu2', 'sudo sh'], { input: describeTree })
     expect(moved).toMatchObject({ code: 0, stderr: '' })
-    expect(moved.stdout).toBe(tree)
+    expect(roundTimes(moved.stdout)).toBe(tree)
   })
 })
 

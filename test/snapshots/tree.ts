@@ -35,10 +35,14 @@ touch -d '2001-02-03 04:05:06.789012345' plain sparse empty; touch -h -d '1999-1
 mknod device c 1 3 2>/dev/null || true
 sync`
 
-/** Every path below /tree with type, mode, owner, size, time, links, target, then contents, then extended attributes. */
+/** Every path below /tree with type, mode, owner, time, links, target; then the contents, then the extended attributes. */
 export const describeTree = `set -e
 cd /tree
-find . -printf '%P\\0%y %m %U %G %s %T@ %n %l\\0' | tr '\\n\\0' '_\\n'
+find . -printf '%P\\t%y %m %U %G %T@ %n %l\\0' | sort -z | tr '\\n\\0' '_\\n'
 find . -type f -print0 | sort -z | xargs -0 sha256sum -z | tr '\\n\\0' '_\\n'
 find . -print0 | sort -z | perl -e '${XATTRS.replaceAll("'", "'\\''")}
 $/ = "\\0"; while (<STDIN>) { chomp; for my $name (sort(listx($_))) { print "$_ $name ", getx($_, $name), "\\n" } }'`
+
+/** LXD's and Incus's archives hold times to the nearest second. */
+export const roundTimes = (description: string): string =>
+  description.replaceAll(/\b\d{9,10}\.\d{10}\b/g, seconds => String(Math.round(Number(seconds))))
