@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
@@ -75,8 +75,7 @@ export class Ship implements AsyncDisposable {
 
   /** The names of all archives, oldest first. */
   archives(): string[] {
-    return readdirSync(join(this.#nas, 'alice'), { withFileTypes: true })
-      .map(({ name }) => name)
+    return this.#files()
       .filter(name => name.endsWith('.tar'))
       .sort()
   }
@@ -117,9 +116,14 @@ export class Ship implements AsyncDisposable {
     const names = instances.map(({ name }) => name).filter(name => name !== 'alice')
     const others = names.filter(name => parseTemporaryName(name)?.purpose !== 'Old' || !kept.has(name))
     const backups = instances.flatMap(({ name, backups: list }) => (list ?? []).map(() => `a backup of ${name}`))
-    const partials = readdirSync(join(this.#nas, 'alice')).filter(name => !name.endsWith('.tar'))
+    const partials = this.#files().filter(name => !name.endsWith('.tar'))
     const extra = names.length > 1 ? [`${names.length} kept`] : []
     return [...others, ...backups, ...partials, ...extra]
+  }
+
+  #files(): string[] {
+    const directory = join(this.#nas, 'alice')
+    return existsSync(directory) ? readdirSync(directory) : []
   }
 
   /** Each row has its file, each file its row. */
