@@ -191,7 +191,7 @@ function parsePlainYaml(file: string, content: Uint8Array): unknown {
 function checkNode(node: Node, source: string, refuse: (what: string) => never): void {
   if ('anchor' in node && node.anchor !== undefined) refuse('an anchor')
   if (node.tag !== undefined) refuse('a tag')
-  if (node.comment != null || node.commentBefore != null) refuse('a comment')
+  if (typeof (node.comment ?? node.commentBefore) === 'string') refuse('a comment')
   if ((isMap(node) || isSeq(node)) && node.flow === true && node.items.length > 0) refuse('a collection in one line')
   if (!isScalar(node)) return
   if (source.slice(node.range?.[0], node.range?.[1]).includes('\n')) refuse('text of several lines')

@@ -99,12 +99,13 @@ function startInspection(
   const worker = new Worker(new URL('./inspect-worker.ts', import.meta.url), {
     workerData: { fd: file.fd, claims, isForwarded } satisfies InspectionOrder
   })
+  const allow = () => worker.postMessage('more', [])
   let held = 0
   const body = new Readable({
     highWaterMark: 2 ** 20,
     signal,
     read: () => {
-      for (; held > 0; held -= 1) worker.postMessage('more')
+      for (; held > 0; held -= 1) allow()
     },
     destroy: (error, callback) => {
       verdict.reject(error ?? new Error('the archive was not read to its end'))
@@ -124,7 +125,7 @@ function startInspection(
     else if (report.kind === 'piece') {
       onProgress?.(report.readBytes)
       if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectYoung()
-      if (report.bytes.length === 0 || body.push(report.bytes)) worker.postMessage('more')
+      if (report.bytes.length === 0 || body.push(report.bytes)) allow()
       else held += 1
     } else {
       verdict.resolve(report.contents)
