@@ -28,14 +28,22 @@ export class KeptContainers {
       .get(user.id, node)
   }
 
-  /** Those of a node that nobody can have back: replaced before that time, or older than the same user's newest. */
-  listDue(node: string, beforeMs: number): KeptContainer[] {
+  /** Those of a node that were replaced before that time. */
+  listBefore(node: string, beforeMs: number): KeptContainer[] {
     return this.#database
       .prepare<[string, number], KeptContainer>(
-        `SELECT ${COLUMNS} FROM kept_containers AS kept WHERE node = ? AND (replaced_at_ms < ? OR replaced_at_ms <
-           (SELECT max(replaced_at_ms) FROM kept_containers WHERE user_id = kept.user_id AND node = kept.node))`
+        `SELECT ${COLUMNS} FROM kept_containers WHERE node = ? AND replaced_at_ms < ?`
       )
       .all(node, beforeMs)
+  }
+
+  /** The user's that nobody can have back, since there is a newer one. */
+  listOlder(user: User, node: string): KeptContainer[] {
+    return this.#database
+      .prepare<[number, string], KeptContainer>(
+        `SELECT ${COLUMNS} FROM kept_containers WHERE user_id = ? AND node = ? ORDER BY replaced_at_ms DESC LIMIT -1 OFFSET 1`
+      )
+      .all(user.id, node)
   }
 
   add({ userId, node, instance, template, replacedAtMs }: KeptContainer): void {

@@ -69,7 +69,7 @@ export async function makeFromTemplate(
  * instance open, and one renamed meanwhile takes no files.
  */
 async function probeImage(lxd: LxdClient, user: User, source: NewInstance['source']): Promise<ReadonlySet<string>> {
-  const name = temporaryName(user.name, 'Copy')
+  const name = temporaryName(user.name, 'New')
   await createInstance(lxd, {
     name,
     description: 'berth looks into its image',

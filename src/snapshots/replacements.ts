@@ -13,9 +13,9 @@ import type { InterruptedOperation, Journal, Operations, Report } from '../opera
 import type { ArchiveDirectory } from './archive-directory.ts'
 import { makeFromArchive, makeFromTemplate } from './make-incoming.ts'
 import type { SnapshotRecord } from './snapshot-records.ts'
-import { discard, swapIn, swapSchema, type Swap } from './swap.ts'
+import { discardNew, swapIn, swapSchema, type Swap } from './swap.ts'
 import { temporaryName } from './temporary-names.ts'
-import { tidyNode } from './tidy.ts'
+import { tidyAfterSwap, tidyNode } from './tidy.ts'
 
 interface ReplacementsParts {
   readonly config: Config
@@ -190,7 +190,7 @@ export class Replacements {
       await source.make(swap.incoming, facts, tell)
       journal.enter('swapping', swap)
       const holder = await swapIn(this.#parts, user, node, swap, facts, tell).catch(endedLater(node))
-      if (holder === 'new') return
+      if (holder === 'new') return await tidyAfterSwap(this.#parts, user, node)
       journal.enter('discarding', swap)
       throw new UserError('cannot-create', `LXD on ${node.name} would not swap the two; your container is as it was.`, {
         hint: `Try again. If it stays so, tell your admin, who finds the fault with: berth node check ${node.name}`
@@ -198,11 +198,7 @@ export class Replacements {
     }
     // Again and in the same breath, so that of two who come with one token the second hears that it is spent.
     confirmation?.check()
-    try {
-      await this.#containers.change(user, node, kind, report, steps, { join: false })
-    } finally {
-      this.#tidy(node)
-    }
+    await this.#containers.change(user, node, kind, report, steps, { join: false })
   }
 
   #planSwap(user: User, node: NodeConfig, { template, existing }: Source, isThere: boolean): Swap {
@@ -226,10 +222,13 @@ export class Replacements {
     if (phase === 'swapping') {
       const facts = await this.#parts.nodeSetup.ensure(node)
       const holder = await swapIn(this.#parts, user, node, swap, facts, report)
-      if (holder === 'new') return 'replaced'
+      if (holder === 'new') {
+        await tidyAfterSwap(this.#parts, user, node)
+        return 'replaced'
+      }
       if (holder === 'none') return 'LXD has lost the container'
     }
-    if (swap.made) await discard(this.#parts.lxdFor(node), swap.incoming)
+    await discardNew(this.#parts.lxdFor(node), user, swap)
     return 'the container is as it was'
   }
 

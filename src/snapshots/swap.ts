@@ -10,6 +10,7 @@ import {
   deleteInstance,
   findInstance,
   getInstance,
+  listInstances,
   renameInstance,
   updateInstance,
   type Instance
@@ -17,6 +18,7 @@ import {
 import { LxdError } from '../lxd/lxd-error.ts'
 import { awaitOperationsOn } from '../lxd/operations.ts'
 import type { Report } from '../operations/operations.ts'
+import { parseTemporaryName } from './temporary-names.ts'
 
 /** A replacement of a member's container, as the journal holds it. */
 export const swapSchema = z.strictObject({
@@ -76,6 +78,15 @@ export async function swapIn(
 export async function discard(lxd: LxdClient, name: string): Promise<void> {
   await awaitOperationsOn(lxd, [name])
   if (await findInstance(lxd, name)) await deleteInstance(lxd, name).catch(absentIfNotFound)
+}
+
+/** Discards all that was made for a replacement which did not come about: only one is under way at a time. */
+export async function discardNew(lxd: LxdClient, user: User, { incoming, made }: Swap): Promise<void> {
+  if (made) await awaitOperationsOn(lxd, [incoming])
+  for (const { name } of await listInstances(lxd)) {
+    const temporary = parseTemporaryName(name)
+    if (temporary?.user === user.name && temporary.purpose === 'New') await discard(lxd, name)
+  }
 }
 
 async function look(lxd: LxdClient, user: User, { incoming, outgoing }: Swap) {

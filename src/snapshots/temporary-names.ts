@@ -1,4 +1,4 @@
-/** `Copy` is archived or looked into, `New` is to become the container, `Old` was replaced and is kept for a while. */
+/** `Copy` is archived, `New` is to become the container or only looked into, `Old` was replaced and is kept for a while. */
 export type Purpose = 'Copy' | 'New' | 'Old'
 
 export interface TemporaryName {

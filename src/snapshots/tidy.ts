@@ -26,15 +26,13 @@ export async function tidyNode(
   const lxd = parts.lxdFor(node)
   const isIdle = (user: User | undefined) =>
     !user || (!operations.running(user, node.name) && !operations.archiving(user, node.name))
-  const remove = async (name: string) => {
-    parts.log.info({ node: node.name, instance: name }, 'deleting what is no longer needed')
-    await deleteInstance(lxd, name).catch(absentIfNotFound)
-  }
-  for (const { userId, instance } of parts.kept.listDue(node.name, Date.now() - keepMs)) {
+  for (const { userId, instance } of parts.kept.listBefore(node.name, Date.now() - keepMs)) {
+    // It may just be on its way back.
     if (!isIdle(users.byId(userId))) continue
-    await remove(instance)
+    await remove(parts, node, instance)
     parts.kept.forget(node.name, instance)
   }
+  for (const user of users.list()) await tidyAfterSwap(parts, user, node)
   // Listed before anybody is asked whether they are at work: who begins later makes another name.
   for (const { name } of await listInstances(lxd)) {
     const temporary = parseTemporaryName(name)
@@ -43,6 +41,23 @@ export async function tidyNode(
       temporary.purpose === 'Old' && (parts.kept.has(node.name, name) || temporary.madeAtMs > Date.now() - keepMs)
     if (isWanted || !isIdle(users.find(temporary.user))) continue
     await awaitOperationsOn(lxd, [name])
-    await remove(name)
+    await remove(parts, node, name)
   }
+}
+
+/** After a swap: of a user's replaced containers only the newest is kept. Whatever fails is done by `tidyNode`. */
+export async function tidyAfterSwap(parts: Parts, user: User, node: NodeConfig): Promise<void> {
+  try {
+    for (const { instance } of parts.kept.listOlder(user, node.name)) {
+      await remove(parts, node, instance)
+      parts.kept.forget(node.name, instance)
+    }
+  } catch (err) {
+    parts.log.warn({ node: node.name, user: user.name, err }, 'replaced containers are left')
+  }
+}
+
+async function remove(parts: Parts, node: NodeConfig, name: string): Promise<void> {
+  parts.log.info({ node: node.name, instance: name }, 'deleting what is no longer needed')
+  await deleteInstance(parts.lxdFor(node), name).catch(absentIfNotFound)
 }

@@ -4,9 +4,14 @@ import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { expect } from 'vitest'
 import { parse, stringify } from 'yaml'
+import { z } from 'zod'
+import { apiPath } from '../../src/lxd/api-path.ts'
+import { LxdClient } from '../../src/lxd/client.ts'
 import { parseTemporaryName } from '../../src/snapshots/temporary-names.ts'
 import { startRig, type Member, type Ran, type Rig, type RigOptions } from '../rig.ts'
 import { KillProxy } from './kill-proxy.ts'
+
+const instancesSchema = z.array(z.looseObject({ name: z.string(), backups: z.array(z.unknown()).nullish() }))
 
 export type Deed = 'snapshot' | 'recover' | 'rebuild' | 'undo'
 
@@ -16,6 +21,8 @@ export class Ship implements AsyncDisposable {
   readonly alice: Member
   readonly proxy: KillProxy
   readonly #nas: string
+  /** LXD itself, past the proxy. */
+  readonly #lxd: LxdClient
   /** What /marker holds in the container that has the name. */
   #marker = ''
   /** What it holds in the snapshot that `recover` brings back. */
@@ -27,6 +34,7 @@ export class Ship implements AsyncDisposable {
     this.alice = alice
     this.proxy = proxy
     this.#nas = nas
+    this.#lxd = new LxdClient({ url: `unix://${rig.lab.lxdSocket}`, project: rig.project })
   }
 
   static async launch(options: RigOptions = {}): Promise<Ship> {
@@ -109,8 +117,7 @@ export class Ship implements AsyncDisposable {
 
   /** Instances nobody needs, LXD's backups, and unfinished files. */
   async #strays(): Promise<string[]> {
-    const { stdout } = await this.rig.lxc('query', `/1.0/instances?recursion=2&project=${this.rig.project}`)
-    const instances = JSON.parse(stdout) as { name: string; backups: unknown[] | null }[]
+    const instances = await this.#lxd.get(apiPath`/1.0/instances`, instancesSchema, { query: { recursion: 2 } })
     const kept = new Set(this.#inDatabase('SELECT instance FROM kept_containers').map(row => row['instance']))
     expect(kept.size).toBeLessThanOrEqual(2)
     const names = instances.map(({ name }) => name).filter(name => name !== 'alice')
@@ -148,6 +155,7 @@ export class Ship implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lxd.close()
     await this.rig[Symbol.asyncDispose]()
     await this.proxy[Symbol.asyncDispose]()
     rmSync(this.#nas, { recursive: true })
