@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    exclude: ['test/crash/**'],
     globalSetup: ['test/run-lab.ts'],
     pool: 'forks',
     // Each file has a daemon and containers of its own; more at once and the small machines CI has begin to swap.

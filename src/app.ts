@@ -9,12 +9,18 @@ import { openDatabase, type Database } from './db/open.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
 import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
-import { Users } from './directory/users.ts'
+import { type User, Users } from './directory/users.ts'
 import { UserError } from './errors.ts'
 import type { Log } from './log.ts'
 import { LxdClient } from './lxd/client.ts'
 import { readCredentials } from './lxd/credentials.ts'
 import { Operations } from './operations/operations.ts'
+import { ArchiveDirectory } from './snapshots/archive-directory.ts'
+import { Replacements } from './snapshots/replacements.ts'
+import { Schedule } from './snapshots/schedule.ts'
+import { SnapshotRecords } from './snapshots/snapshot-records.ts'
+import { Snapshots } from './snapshots/snapshots.ts'
+import { Tokens } from './snapshots/tokens.ts'
 import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
@@ -29,6 +35,7 @@ export interface App {
   readonly invites: Invites
   readonly operations: Operations
   readonly containers: Containers
+  readonly snapshots: Snapshots
   readonly audit: Audit
   lxdFor(node: NodeConfig): LxdClient
   /** Forgets the connection to a node, whose credentials have changed. */
@@ -76,6 +83,18 @@ export function createApp(config: Config, log: Log): App {
     return client
   }
   const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  const tokens = new Tokens(database)
+  const snapshots = new Snapshots({
+    config,
+    containers,
+    operations,
+    records: new SnapshotRecords(database),
+    directory: new ArchiveDirectory(config.snapshots.dir, database),
+    userOf: id => users.byId(id)
+  })
+  const replacements = new Replacements({ config, containers, operations, users, archives: snapshots.directory })
+  const nodesOf = (user: User) => containers.nodesOf(user)
+  const schedule = new Schedule({ config, snapshots, users, log, nodesOf })
   let server: SshServer | undefined
 
   return {
@@ -87,6 +106,7 @@ export function createApp(config: Config, log: Log): App {
     invites,
     operations,
     containers,
+    snapshots,
     audit,
     lxdFor,
     async reconnect(node) {
@@ -95,10 +115,19 @@ export function createApp(config: Config, log: Log): App {
     },
     endUser: userId => server?.endUser(userId),
     async startEndpoints() {
-      const interrupted = operations.closeInterrupted()
-      if (interrupted > 0) log.warn({ interrupted }, 'operations were interrupted; the next start finishes them')
+      const interrupted = operations.takeOver()
+      if (interrupted.closed + interrupted.unresolved > 0) log.warn(interrupted, 'operations were interrupted')
       const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
-      const commands = createCommands({ config, containers, invites, keys, hostPublicKey: hostKey.publicKey })
+      const commands = createCommands({
+        config,
+        containers,
+        invites,
+        keys,
+        snapshots,
+        replacements,
+        tokens,
+        hostPublicKey: hostKey.publicKey
+      })
       server = await startSshServer({
         listen: config.ssh.listen,
         nodes: [...config.nodes.values()],
@@ -109,11 +138,17 @@ export function createApp(config: Config, log: Log): App {
         run: createRunCommand({ commands, audit, log }),
         log
       })
+      operations.resolveInterrupted()
+      replacements.keepTidy()
+      void snapshots.removeStrays(users.list())
+      schedule.start()
       void containers.resume(id => users.byId(id))
     },
     async close() {
+      schedule.stop()
       await server?.close()
       await operations.close()
+      await replacements.close()
       await Promise.allSettled([...clients.values()].map(client => client.close()))
       database.close()
     }

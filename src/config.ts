@@ -3,6 +3,7 @@ import { isIP } from 'node:net'
 import { isAbsolute, normalize, relative, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
+import { parseCron } from './config/cron.ts'
 import { UserError } from './errors.ts'
 
 export const DEFAULT_CONFIG_PATH = '/etc/berth/berth.yaml'
@@ -30,6 +31,14 @@ const size = z.union([z.number().int().positive(), z.string()]).transform((value
     return z.NEVER
   }
   return Math.round(Number(match[1]) * unit)
+})
+const SPANS_MS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+/** `24h`, `7d`, `30m` → milliseconds. */
+const span = z.string().transform((value, context) => {
+  const [, count, unit = ''] = /^(\d{1,6})([smhd])$/.exec(value) ?? []
+  if (count !== undefined) return Number(count) * (SPANS_MS[unit] as number)
+  context.addIssue({ code: 'custom', message: 'expected a time such as 24h or 7d' })
+  return z.NEVER
 })
 const unlimited = z.literal('unlimited')
 const port = z.number().int().min(1).max(65535)
@@ -113,6 +122,20 @@ const node = z
     manageAddress: parsed.manageAddress ?? parsed.address
   }))
 
+const cronOrOff = z.string().transform((text, context) => {
+  try {
+    return text === 'off' ? text : parseCron(text)
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: (error as Error).message })
+    return z.NEVER
+  }
+})
+/** One crontab line for everybody, or one for all and others for some. */
+const schedule = z.preprocess(
+  given => (typeof given === 'string' ? { all: given } : given),
+  z.strictObject({ all: cronOrOff.default('off'), users: z.record(z.string(), cronOrOff).default({}) })
+)
+
 const schema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/berth'),
   ports: portRange.prefault({ from: 22000, to: 22999 }),
@@ -126,9 +149,13 @@ const schema = z.strictObject({
       dir: absolutePath.optional(),
       compression: z.enum(['zstd', 'gzip', 'none']).default('zstd'),
       keepPerUser: z.number().int().positive().default(5),
-      maxBytesPerUser: z.union([unlimited, size]).default(500 * GIB)
+      maxBytesPerUser: z.union([unlimited, size]).default(500 * GIB),
+      schedule: schedule.prefault({}),
+      keepDaily: z.number().int().nonnegative().default(7),
+      keepWeekly: z.number().int().nonnegative().default(4)
     })
-    .prefault({})
+    .prefault({}),
+  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({})
 })
 
 type Parsed = z.output<typeof schema>

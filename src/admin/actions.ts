@@ -3,6 +3,8 @@ import { auditActions } from './audit.ts'
 import { inviteActions } from './invite.ts'
 import { keyActions } from './key.ts'
 import { nodeActions } from './node-actions.ts'
+import { snapshotActions } from './snapshot.ts'
+import { operationActions } from './operations.ts'
 import { templateActions } from './template.ts'
 import { userActions } from './user-actions.ts'
 
@@ -13,5 +15,7 @@ export const actions = [
   ...inviteActions,
   ...nodeActions,
   ...templateActions,
+  ...snapshotActions,
+  ...operationActions,
   ...auditActions
 ] as Action[]

@@ -13,6 +13,8 @@ const COMMANDS: Readonly<Record<string, Load>> = {
   invite: async () => (await import('./invite.ts')).invite,
   node: async () => (await import('./node.ts')).node,
   template: async () => (await import('./template.ts')).template,
+  snapshot: async () => (await import('./snapshot.ts')).snapshot,
+  operations: async () => (await import('./operations.ts')).operations,
   audit: async () => (await import('./audit.ts')).audit,
   backup: async () => (await import('./backup.ts')).backup
 }

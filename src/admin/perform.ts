@@ -30,7 +30,7 @@ export async function perform<Params, Result>(
     const lock = lockState(config.stateDir)
     if (lock !== undefined) {
       try {
-        return await actHere(config, action, params, report, app => app.operations.closeInterrupted())
+        return await actHere(config, action, params, report, app => app.operations.takeOver())
       } finally {
         lock.release()
       }

@@ -21,7 +21,7 @@ export class ProgressLine {
   }
 
   update(step: string, fraction?: number): void {
-    if (!this.#timer && step !== this.#step) this.#stream.write(`${step}\n`)
+    if (!this.#timer && step.split(',')[0] !== this.#step.split(',')[0]) this.#stream.write(`${step}\n`)
     this.#step = step
     this.#fraction = fraction
   }

@@ -61,7 +61,8 @@ export const showUser = defineAction(
   async (app, { name }) => {
     const user = app.users.need(name)
     const keys = app.keys.listFor(user).map(keyEntry)
-    return { ...user, keys, containers: await describeContainers(app, user) }
+    const snapshots = app.snapshots.records.listFor(user).map(({ name, sizeBytes }) => ({ name, sizeBytes }))
+    return { ...user, keys, containers: await describeContainers(app, user), snapshots }
   },
   { readOnly: true }
 )
@@ -85,9 +86,12 @@ export const removeUser = defineAction('user.remove', named, async (app, { name 
   // Disabled first: nobody may start anew what is being deleted, and a removal that a dead node interrupts stays safe.
   const user = app.users.setState(app.users.need(name), 'disabled')
   app.endUser(user.id)
+  // Without the NAS not even the containers go: a user half removed is nobody's.
+  if (app.snapshots.records.listFor(user).length > 0) await app.snapshots.directory.check()
   const containers = await app.containers.remove(user, report)
+  const directoryGone = await app.snapshots.removeAll(user)
   app.users.remove(user)
-  return containers
+  return { containers, directoryGone }
 })
 
 export const userActions = [addUser, listUsers, showUser, disableUser, enableUser, removeUser]

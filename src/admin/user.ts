@@ -89,8 +89,13 @@ const show = defineCommand({
     console.out('')
     if (user.containers.length > 0) printContainers(console, user.containers)
     else console.out('No container.')
+    if (user.snapshots.length > 0)
+      console.out(`\n${countSnapshots(user.snapshots)}; see: berth snapshot list --user ${name}`)
   }
 })
+
+const countSnapshots = (snapshots: readonly { sizeBytes: number }[]): string =>
+  `${snapshots.length} snapshots (${formatBytes(snapshots.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0))})`
 
 function printContainers(console: Console, containers: ContainerEntry[]): void {
   console.table(
@@ -149,15 +154,15 @@ const enable = defineCommand({
 
 const remove = defineCommand({
   command: 'remove <name>',
-  describe: 'delete a user with all containers',
-  epilogue: 'Says what it deletes and asks for the name again. Archives in the snapshot directory are left.',
+  describe: 'delete a user with all containers and snapshots',
+  epilogue: 'Says what it deletes and asks for the name again.',
   builder: yargs =>
     withName(yargs).option('yes', { type: 'boolean', default: false, describe: 'do not ask (for scripts)' }),
-  async handler({ name, yes }, { console, perform }) {
+  async handler({ name, yes }, { console, perform, loadConfig }) {
     const user = await perform(showUser, { name })
     const containers = user.containers.map(({ node, status, fault }) => `${node} (${status?.state ?? fault})`)
-    console.out(`This deletes for good: the user ${name}, ${user.keys.length} keys, the SSH host keys, and the containers with
-everything in them on: ${containers.join(', ') || 'no node'}. Port ${user.fixedPort} rests for 30 days.`)
+    console.out(`This deletes for good: the user ${name}, ${user.keys.length} keys, the SSH host keys,
+${countSnapshots(user.snapshots)}, and the containers with everything in them on: ${containers.join(', ') || 'no node'}. Port ${user.fixedPort} rests for 30 days.`)
     if (!yes) {
       const answer = await console.ask(`Type the name again to go on: `)
       if (answer === undefined) {
@@ -167,9 +172,13 @@ everything in them on: ${containers.join(', ') || 'no node'}. Port ${user.fixedP
       }
       if (answer !== name) throw new UserError('usage', 'That is another name; nothing was deleted.', {})
     }
-    const nodes = await perform(removeUser, { name })
+    const { containers: outcomes, directoryGone } = await perform(removeUser, { name })
     console.out(`${name} is removed.`)
-    return printOutcomes(console, name, nodes)
+    if (!directoryGone) {
+      const { dir } = loadConfig().snapshots
+      console.err(`${dir}/${name} holds files that are not berth's: look at them, then delete it.`)
+    }
+    return printOutcomes(console, name, outcomes)
   }
 })
 

@@ -3,7 +3,7 @@ import type { NodeConfig } from '../config.ts'
 import type { ContainerStatus } from '../containers/container-status.ts'
 import type { User } from '../directory/users.ts'
 import { loginLine, manageLine, plainLoginLine } from './lines.ts'
-import { formatBytes, formatDuration } from './units.ts'
+import { formatBytes, formatDuration, formatTime } from './units.ts'
 
 /** `status` as people read it: one fact a line, faults last. */
 export function describeStatus(status: ContainerStatus, user: User, node: NodeConfig, colors: Colors): string {
@@ -21,7 +21,8 @@ export function describeStatus(status: ContainerStatus, user: User, node: NodeCo
     ['disk', describeUse(status.disk.usedBytes, status.disk.limitBytes, formatBytes)],
     ['processes', describeUse(status.processes.used, status.processes.limit, String)],
     ['gpus', status.gpus.join(', ')],
-    ['mounts', status.mounts.join(', ')]
+    ['mounts', status.mounts.join(', ')],
+    ['kept', describeKept(status, node)]
   ]
   const lines = facts
     .filter(([, fact]) => fact !== undefined && fact !== '')
@@ -34,6 +35,13 @@ function describeOperation({ operation }: ContainerStatus): string | undefined {
   if (!operation) return undefined
   const step = operation.step === undefined ? '' : `: ${operation.step}`
   return `${operation.kind} for ${formatDuration(Date.now() - operation.startedAtMs)}${step}`
+}
+
+/** It counts against nobody's limits, but it is there. */
+function describeKept({ kept }: ContainerStatus, node: NodeConfig): string | undefined {
+  if (!kept) return undefined
+  const until = `${formatTime(kept.untilMs)} UTC`
+  return `1 replaced container (${kept.template}) until ${until}; back with: ${manageLine(node, 'recover --undo')}`
 }
 
 function describeCpu({ cpu, startedAtMs }: ContainerStatus): string | undefined {

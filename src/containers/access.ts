@@ -1,8 +1,9 @@
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import { deleteInstance, updateInstance, type Instance } from '../lxd/instances.ts'
+import { deleteInstance, listInstances, updateInstance, type Instance } from '../lxd/instances.ts'
 import type { Report } from '../operations/operations.ts'
+import { parseTemporaryName } from '../snapshots/temporary-names.ts'
 import { chooseForwarding, planDevices, withoutForwards } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
 import { findContainer } from './find-container.ts'
@@ -33,7 +34,7 @@ export async function openFixedPort(parts: Parts, user: User, node: NodeConfig, 
   )
 }
 
-/** Deletes the container and all that is in it, then forgets it. */
+/** Deletes the container and all that is in it, replaced ones that are kept too, then forgets it. */
 export async function removeContainer(parts: Parts, user: User, node: NodeConfig, report: Report): Promise<void> {
   await stopContainer(parts, user, node, 0, report)
   report('deleting')
@@ -41,6 +42,13 @@ export async function removeContainer(parts: Parts, user: User, node: NodeConfig
   const failed = blame(node, 'stop-failed', tellAdmin(node))
   if (await findContainer(lxd, node, user)) await deleteInstance(lxd, user.name).catch(failed)
   parts.forwards.removeAll(user, node.name)
+  const beside = (await listInstances(lxd).catch(failed)).filter(
+    ({ name }) => parseTemporaryName(name)?.user === user.name
+  )
+  for (const { name } of beside) {
+    await deleteInstance(lxd, name).catch(failed)
+    parts.kept.forget(node.name, name)
+  }
   parts.records.forget(user, node.name)
 }
 

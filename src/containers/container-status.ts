@@ -28,6 +28,8 @@ export interface ContainerStatus {
   readonly gpus: readonly string[]
   /** Paths in the container at which the node's directories are mounted. */
   readonly mounts: readonly string[]
+  /** The replaced container that `recover --undo` brings back, and until when. */
+  readonly kept: { readonly template: string; readonly replacedAtMs: number; readonly untilMs: number } | undefined
   /** What is wrong, in sentences a member can act on. */
   readonly faults: readonly string[]
   readonly operation: RunningOperation | undefined

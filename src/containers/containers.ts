@@ -6,12 +6,13 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import type { Operations, Report } from '../operations/operations.ts'
+import type { Journal, Operations, Report, RunOptions } from '../operations/operations.ts'
 import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
 import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
 import { Health } from './health.ts'
 import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
+import { KeptContainers } from './kept-containers.ts'
 import { pushKeys, type KeyPush } from './key-pushes.ts'
 import { NodeSetup, type NodeFacts } from './node-setup.ts'
 import type { Parts, ProbeHostKey } from './parts.ts'
@@ -55,19 +56,21 @@ export interface NodeOutcome {
 
 /** Every member's container on every node. What changes one is an operation: one at a time, whoever asks. */
 export class Containers {
-  readonly #parts: Parts
+  /** What the steps of a container's life work with; for those that replace or copy it. */
+  readonly parts: Parts
   readonly #operations: Operations
   readonly #health = new Health()
   readonly #readings = new Map<string, Promise<ContainerStatus>>()
 
   constructor({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log }: ContainersParts) {
     this.#operations = operations
-    this.#parts = {
+    this.parts = {
       config,
       keys,
       records: new ContainerRecords(database),
       forwards: new PortForwards(database, config.forwardPorts),
       hostKeys: new HostKeys(database, generateHostKey),
+      kept: new KeptContainers(database),
       nodeSetup: new NodeSetup(config.nodes.values(), lxdFor, log),
       probeHostKey,
       keyTurns: new Turns(),
@@ -86,19 +89,19 @@ export class Containers {
     template: string | undefined,
     report: Report = silent
   ): Promise<{ created: boolean }> {
-    return this.#change(user, node, 'register', report, async tell => {
-      const known = this.#parts.records.find(user, node.name)
-      const chosen = chooseTemplate(this.#parts.config.templates, template ?? known?.template)
+    return this.change(user, node, 'register', report, async tell => {
+      const known = this.parts.records.find(user, node.name)
+      const chosen = chooseTemplate(this.parts.config.templates, template ?? known?.template)
       tell('checking the node')
-      const facts = await this.#parts.nodeSetup.ensure(node)
-      const created = await ensureInstance(this.#parts, user, node, chosen, facts, tell)
-      await startContainer(this.#parts, user, node, facts, tell)
+      const facts = await this.parts.nodeSetup.ensure(node)
+      const created = await ensureInstance(this.parts, user, node, chosen, facts, tell)
+      await startContainer(this.parts, user, node, facts, tell)
       return { created }
     })
   }
 
   start(user: User, node: NodeConfig, report: Report = silent): Promise<{ already: boolean }> {
-    return this.#change(user, node, 'start', report, async tell => ({ already: await this.#start(user, node, tell) }))
+    return this.change(user, node, 'start', report, async tell => ({ already: await this.#start(user, node, tell) }))
   }
 
   stop(
@@ -107,7 +110,7 @@ export class Containers {
     { timeoutMs = DEFAULT_STOP_TIMEOUT_MS }: { timeoutMs?: number } = {},
     report: Report = silent
   ): Promise<StopOutcome> {
-    return this.#change(user, node, 'stop', report, tell => stopContainer(this.#parts, user, node, timeoutMs, tell))
+    return this.change(user, node, 'stop', report, tell => stopContainer(this.parts, user, node, timeoutMs, tell))
   }
 
   restart(
@@ -116,19 +119,20 @@ export class Containers {
     { timeoutMs = DEFAULT_STOP_TIMEOUT_MS }: { timeoutMs?: number } = {},
     report: Report = silent
   ): Promise<void> {
-    return this.#change(user, node, 'restart', report, async tell => {
-      await stopContainer(this.#parts, user, node, timeoutMs, tell)
+    return this.change(user, node, 'restart', report, async tell => {
+      await stopContainer(this.parts, user, node, timeoutMs, tell)
       await this.#start(user, node, tell)
     })
   }
 
   /** Those who ask while it is being read, or within a second after, share the reading, but never one begun before a change. */
   status(user: User, node: NodeConfig): Promise<ContainerStatus> {
+    this.#operations.refuseDuring('swapping', user, node.name)
     const name = `${user.id}@${node.name}`
     const shared = this.#readings.get(name)
     if (shared) return shared
     const running = this.#operations.running(user, node.name)
-    const reading = readStatus(this.#parts, this.#health, user, node, running)
+    const reading = readStatus(this.parts, this.#health, user, node, running)
     this.#readings.set(name, reading)
     const forget = () => {
       if (this.#readings.get(name) === reading) this.#readings.delete(name)
@@ -139,46 +143,47 @@ export class Containers {
 
   /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
   async pushKeys(user: User): Promise<KeyPush[]> {
-    const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.#parts, user, node)))
+    const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.parts, user, node)))
     for (const node of this.#nodes()) this.#forget(node, user)
     return pushed
   }
 
   openShell(user: User, node: NodeConfig, request: ShellRequest): Promise<number> {
+    this.#operations.refuseDuring('swapping', user, node.name)
     this.#forget(node, user)
-    return openShell(this.#parts, user, node, request)
+    return openShell(this.parts, user, node, request)
   }
 
   /** The extra ports of the member's container on a node. @throws UserError `not-registered` */
   ports(user: User, node: NodeConfig): PortForward[] {
-    this.#parts.records.need(user, node.name)
-    return this.#parts.forwards.list(user, node.name)
+    this.parts.records.need(user, node.name)
+    return this.parts.forwards.list(user, node.name)
   }
 
   openPort(user: User, node: NodeConfig, containerPort: number): Promise<PortForward & { already: boolean }> {
-    return this.#change(user, node, `port ${containerPort}`, silent, () =>
-      openPort(this.#parts, user, node, containerPort)
+    return this.change(user, node, `port ${containerPort}`, silent, () =>
+      openPort(this.parts, user, node, containerPort)
     )
   }
 
   closePort(user: User, node: NodeConfig, containerPort: number): Promise<PortForward> {
-    return this.#change(user, node, `port close ${containerPort}`, silent, () =>
-      closePort(this.#parts, user, node, containerPort)
+    return this.change(user, node, `port close ${containerPort}`, silent, () =>
+      closePort(this.parts, user, node, containerPort)
     )
   }
 
   /** The public host keys of the member's container, made when there are none yet: known_hosts may be printed before `register`. */
   hostKeys(user: User, node: NodeConfig): Pick<HostKey, 'type' | 'publicKey'>[] {
-    return this.#parts.hostKeys.of(user, node.name).map(({ type, publicKey }) => ({ type, publicKey }))
+    return this.parts.hostKeys.of(user, node.name).map(({ type, publicKey }) => ({ type, publicKey }))
   }
 
   /** The names of the nodes where the member has a container. */
   nodesOf(user: User): string[] {
-    return this.#parts.records.listFor(user).map(({ node }) => node)
+    return this.parts.records.listFor(user).map(({ node }) => node)
   }
 
   ensureNode(node: NodeConfig): Promise<NodeFacts> {
-    return this.#parts.nodeSetup.ensure(node)
+    return this.parts.nodeSetup.ensure(node)
   }
 
   /** Closes the fixed port of a disabled member's containers, empties their lists of keys, and stops them unless they are to go on. */
@@ -189,9 +194,9 @@ export class Containers {
   ): Promise<NodeOutcome[]> {
     const disabled: User = { ...user, state: 'disabled' }
     return this.#everywhere(disabled, 'disable', report, async (node, tell) => {
-      await closeFixedPort(this.#parts, disabled, node)
-      if (!keepRunning) await stopContainer(this.#parts, disabled, node, DEFAULT_STOP_TIMEOUT_MS, tell)
-      const { outcome } = await pushKeys(this.#parts, disabled, node)
+      await closeFixedPort(this.parts, disabled, node)
+      if (!keepRunning) await stopContainer(this.parts, disabled, node, DEFAULT_STOP_TIMEOUT_MS, tell)
+      const { outcome } = await pushKeys(this.parts, disabled, node)
       return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
     })
   }
@@ -200,18 +205,19 @@ export class Containers {
   async enable(user: User, report: Report = silent): Promise<NodeOutcome[]> {
     const enabled: User = { ...user, state: 'enabled' }
     return this.#everywhere(enabled, 'enable', report, async node => {
-      await openFixedPort(this.#parts, enabled, node, await this.#parts.nodeSetup.ensure(node))
-      const { outcome } = await pushKeys(this.#parts, enabled, node)
+      await openFixedPort(this.parts, enabled, node, await this.parts.nodeSetup.ensure(node))
+      const { outcome } = await pushKeys(this.parts, enabled, node)
       return outcome === 'at-next-start' ? 'stopped' : 'open again'
     })
   }
 
   /** Deletes the member's containers for good. @throws UserError when one could not be; calling again goes on with the rest */
   async remove(user: User, report: Report = silent): Promise<NodeOutcome[]> {
-    const outcomes = await this.#everywhere(user, 'remove', report, async (node, tell) => {
-      await removeContainer(this.#parts, user, node, tell)
+    const remove = async (node: NodeConfig, tell: Report) => {
+      await removeContainer(this.parts, user, node, tell)
       return 'deleted'
-    })
+    }
+    const outcomes = await this.#everywhere(user, 'remove', report, remove, { alsoArchive: true })
     const failed = outcomes.filter(({ fault }) => fault !== undefined)
     if (failed.length === 0) return outcomes
     throw new UserError('stop-failed', failed.map(({ node, fault }) => `${node}: ${fault}`).join('; '), {
@@ -224,31 +230,35 @@ export class Containers {
     await Promise.all(
       this.#nodes().map(async node => {
         try {
-          await this.#parts.nodeSetup.ensure(node)
-          for (const { userId } of this.#parts.records.listOn(node.name).filter(({ keysFault }) => keysFault)) {
+          await this.parts.nodeSetup.ensure(node)
+          for (const { userId } of this.parts.records.listOn(node.name).filter(({ keysFault }) => keysFault)) {
             const user = users(userId)
-            if (user) await pushKeys(this.#parts, user, node)
+            if (user) await pushKeys(this.parts, user, node)
           }
-          for (const { userId } of await findInterrupted(this.#parts, node)) {
+          for (const { userId } of await findInterrupted(this.parts, node)) {
             const user = users(userId)
-            if (user?.state === 'enabled') await this.start(user, node)
+            if (user?.state !== 'enabled') continue
+            // One that was interrupted in something else must not keep the others waiting.
+            await this.start(user, node).catch((error: unknown) => {
+              if (!(error instanceof UserError && error.reason === 'busy')) throw error
+            })
           }
         } catch (err) {
-          this.#parts.log.warn({ node: node.name, err }, 'the node could not be put right')
+          this.parts.log.warn({ node: node.name, err }, 'the node could not be put right')
         }
       })
     )
   }
 
   #nodes(): NodeConfig[] {
-    return [...this.#parts.config.nodes.values()]
+    return [...this.parts.config.nodes.values()]
   }
 
   async #start(user: User, node: NodeConfig, report: Report): Promise<boolean> {
-    this.#parts.records.need(user, node.name)
+    this.parts.records.need(user, node.name)
     report('checking the node')
-    const facts = await this.#parts.nodeSetup.ensure(node)
-    return startContainer(this.#parts, user, node, facts, report)
+    const facts = await this.parts.nodeSetup.ensure(node)
+    return startContainer(this.parts, user, node, facts, report)
   }
 
   /** What was seen of the container may no longer be so. */
@@ -257,16 +267,17 @@ export class Containers {
     this.#readings.delete(`${user.id}@${node.name}`)
   }
 
-  /** One change of one container at a time. */
-  async #change<T>(
+  /** One change of one container at a time. @throws UserError `busy` at once, before anything else is done */
+  async change<T>(
     user: User,
     node: NodeConfig,
     kind: string,
     report: Report,
-    action: (report: Report) => Promise<T>
+    action: (report: Report, journal: Journal) => Promise<T>,
+    options?: RunOptions
   ): Promise<T> {
     try {
-      const running = this.#operations.run(user, node.name, kind, report, action)
+      const running = this.#operations.run(user, node.name, kind, report, action, options)
       this.#forget(node, user)
       return await running
     } finally {
@@ -279,14 +290,15 @@ export class Containers {
     user: User,
     kind: string,
     report: Report,
-    action: (node: NodeConfig, report: Report) => Promise<string>
+    action: (node: NodeConfig, report: Report) => Promise<string>,
+    options?: RunOptions
   ): Promise<NodeOutcome[]> {
-    const nodes = this.#nodes().filter(node => this.#parts.records.find(user, node.name))
+    const nodes = this.#nodes().filter(node => this.parts.records.find(user, node.name))
     return Promise.all(
       nodes.map(async node => {
         try {
           const tell: Report = (step, fraction) => report(`${node.name}: ${step}`, fraction)
-          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told))
+          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told), options)
           return { node: node.name, outcome }
         } catch (error) {
           if (!(error instanceof UserError)) throw error
@@ -301,12 +313,13 @@ export class Containers {
     node: NodeConfig,
     kind: string,
     report: Report,
-    action: (report: Report) => Promise<T>
+    action: (report: Report) => Promise<T>,
+    options?: RunOptions
   ): Promise<T> {
     const deadlineMs = performance.now() + BUSY_PATIENCE_MS
     for (;;) {
       try {
-        return await this.#change(user, node, kind, report, action)
+        return await this.change(user, node, kind, report, action, options)
       } catch (error) {
         const isBusy = error instanceof UserError && error.reason === 'busy'
         if (!isBusy || performance.now() > deadlineMs) throw error

@@ -4,7 +4,7 @@ import { UserError } from '../errors.ts'
 import type { Report } from '../operations/operations.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { pullFile } from '../lxd/files.ts'
-import { findImage } from '../lxd/images.ts'
+import { findImage, type Image } from '../lxd/images.ts'
 import { createInstance, deleteInstance } from '../lxd/instances.ts'
 import { chooseForwarding, planDevices } from './instance-plan.ts'
 import type { NodeFacts } from './node-setup.ts'
@@ -19,6 +19,15 @@ export function chooseTemplate(templates: readonly Template[], name: string | un
   if (found) return found
   throw new UserError('unknown-template', `Nothing is called ${JSON.stringify(name)}.`, {
     hint: `There are: ${templates.map(template => template.name).join(', ')}`
+  })
+}
+
+/** @throws UserError `image-missing`, `cannot-create`, `node-unavailable` */
+export async function needImage(lxd: LxdClient, node: NodeConfig, template: Template): Promise<Image> {
+  const image = await findImage(lxd, template.image).catch(blame(node, 'cannot-create', tellAdmin(node)))
+  if (image) return image
+  throw new UserError('image-missing', `${template.name} wants the image ${template.image} on ${node.name}.`, {
+    hint: `Your admin makes it with: berth template build ${template.name}`
   })
 }
 
@@ -44,12 +53,7 @@ export async function ensureInstance(
     records.claim(user, node.name, template.name, facts.bridge)
     return false
   }
-  const image = await findImage(lxd, template.image).catch(refused)
-  if (!image) {
-    throw new UserError('image-missing', `${template.name} wants the image ${template.image} on ${node.name}.`, {
-      hint: `Your admin makes it with: berth template build ${template.name}`
-    })
-  }
+  const image = await needImage(lxd, node, template)
   const { ipv4 } = records.claim(user, node.name, template.name, facts.bridge)
   records.reset(user, node.name, template.name)
   report('creating')
@@ -67,14 +71,19 @@ export async function ensureInstance(
   return true
 }
 
-/** A user of the image's own with the member's name, other than the one with uid 1000, cannot become the member's. */
-async function refuseTakenName({ records }: Parts, lxd: LxdClient, user: User, node: NodeConfig): Promise<void> {
-  const files = await Promise.all(['/etc/passwd', '/etc/group'].map(path => pullFile(lxd, user.name, path)))
-  const taken = files
+/** The users and groups of an instance made of an image and never started, other than those with id 1000: no member can have such a name. */
+export async function readReservedNames(lxd: LxdClient, instance: string): Promise<ReadonlySet<string>> {
+  const files = await Promise.all(['/etc/passwd', '/etc/group'].map(path => pullFile(lxd, instance, path)))
+  const entries = files
     .flatMap(file => file?.content.toString().split('\n') ?? [])
     .map(line => line.split(':'))
-    .some(([name, , id]) => name === user.name && id !== '1000')
-  if (!taken) return
+    .filter(([, , id]) => id !== '1000')
+  return new Set(entries.map(([name = '']) => name))
+}
+
+/** A user of the image's own with the member's name cannot become the member's. */
+async function refuseTakenName({ records }: Parts, lxd: LxdClient, user: User, node: NodeConfig): Promise<void> {
+  if (!(await readReservedNames(lxd, user.name)).has(user.name)) return
   await deleteInstance(lxd, user.name)
   records.forget(user, node.name)
   throw nameTaken(user)

@@ -3,6 +3,7 @@ import type { Keys } from '../directory/keys.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import type { HostKeys } from './host-keys.ts'
+import type { KeptContainers } from './kept-containers.ts'
 import type { NodeSetup } from './node-setup.ts'
 import type { PortForwards } from './port-forwards.ts'
 import type { ContainerRecords } from './records.ts'
@@ -22,6 +23,7 @@ export interface Parts {
   readonly records: ContainerRecords
   readonly forwards: PortForwards
   readonly hostKeys: HostKeys
+  readonly kept: KeptContainers
   readonly nodeSetup: NodeSetup
   readonly probeHostKey: ProbeHostKey
   /** Pushes of keys, by container. */

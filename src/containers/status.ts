@@ -28,6 +28,7 @@ export async function readStatus(
       .catch(absentIfNotFound)
       .catch(blame(node, 'node-unavailable', tellAdmin(node)))
   ])
+  const kept = describeKept(parts, user, node)
   const running = state?.status_code === STATUS.running
   // While it is being started or stopped nothing needs to be as it should.
   const inside = running && !operation && record.provisionedAtMs ? await health.faults(lxd, node, user) : []
@@ -41,21 +42,35 @@ export async function readStatus(
     address: node.address,
     addresses: [record.ipv4],
     ports: parts.forwards.list(user, node.name),
-    faults: [...recordFaults(record, node, instance, operation), ...parts.nodeSetup.faults(node), ...inside],
+    faults: [...recordFaults(record, node, instance, operation, kept), ...parts.nodeSetup.faults(node), ...inside],
+    kept,
     operation
   }
+}
+
+function describeKept({ kept, config }: Parts, user: User, node: NodeConfig): ContainerStatus['kept'] {
+  const newest = kept.newest(user, node.name)
+  if (!newest) return undefined
+  const { template, replacedAtMs } = newest
+  return { template, replacedAtMs, untilMs: replacedAtMs + config.recovery.keepReplaced }
 }
 
 function recordFaults(
   record: ContainerRecord,
   node: NodeConfig,
   instance: Instance | undefined,
-  operation: RunningOperation | undefined
+  operation: RunningOperation | undefined,
+  kept: ContainerStatus['kept']
 ): string[] {
   const faults: string[] = []
   if (!instance && !operation) {
     faults.push(`LXD has no such container. Make it anew with: ssh register@${node.name}-manage NAME`)
-  } else if (record.provisionedAtMs === undefined && !operation) {
+  } else if (
+    record.provisionedAtMs === undefined &&
+    !operation &&
+    !(kept && instance?.status_code === STATUS.stopped)
+  ) {
+    // A container that has just replaced another is set up when it is first started, as it should be.
     faults.push(`It was never set up to its end. Go on with: ssh ${node.name}-manage start`)
   }
   if (record.keysFault !== undefined) faults.push(record.keysFault)

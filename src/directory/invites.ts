@@ -1,14 +1,11 @@
-import { createHash, randomBytes } from 'node:crypto'
 import type { Database } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import type { Keys } from './keys.ts'
+import { hashCode, makeCode } from './one-time-code.ts'
 import type { PublicKey } from './public-key.ts'
 import type { User, Users } from './users.ts'
 
 const INVITE_VALID_MS = 7 * 24 * 3600 * 1000
-
-/** Crockford's base32: no I, L, O, U, so that a code survives being read aloud. */
-const ALPHABET = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
 
 /** One-time enrolment codes: 80 random bits as XXXX-XXXX-XXXX-XXXX; only their SHA-256 is kept. */
 export class Invites {
@@ -24,7 +21,7 @@ export class Invites {
 
   /** A new code for a user; older unused ones of the same user die. */
   create(user: User): { code: string; expiresAtMs: number } {
-    const code = formatCode(randomBytes(10))
+    const code = makeCode(80).replace(/(.{4})(?=.)/g, '$1-')
     const now = Date.now()
     const expiresAtMs = now + INVITE_VALID_MS
     this.#database
@@ -68,20 +65,4 @@ export class Invites {
       })
       .immediate()
   }
-}
-
-function formatCode(bytes: Buffer): string {
-  let bits = BigInt(`0x${bytes.toString('hex')}`)
-  let text = ''
-  for (let index = 0; index < (bytes.length * 8) / 5; index++) {
-    text = ALPHABET.charAt(Number(bits & 31n)) + text
-    bits >>= 5n
-  }
-  return text.replace(/(.{4})(?=.)/g, '$1-')
-}
-
-/** Typed codes are forgiven case, dashes and Crockford's look-alikes. */
-function hashCode(code: string): Buffer {
-  const canonical = code.toUpperCase().replaceAll('-', '').replaceAll('O', '0').replaceAll(/[IL]/g, '1')
-  return createHash('sha256').update(canonical).digest()
 }

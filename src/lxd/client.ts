@@ -44,6 +44,7 @@ export interface RawAnswer {
 const READ_TIMEOUT_MS = 15_000
 const CHANGE_TIMEOUT_MS = 120_000
 const RETRY_DELAYS_MS = [100, 500]
+const DOWNLOAD_SILENCE_MS = 60_000
 const MAX_ANSWER_BYTES = 64 * 2 ** 20
 const MAX_MESSAGE_BYTES = 16 * 2 ** 20
 
@@ -180,6 +181,35 @@ export class LxdClient {
       if (error instanceof LxdError) throw error
       signal.throwIfAborted()
       throw new LxdError('lost', `${method} ${path}: ${(error as Error).message}`, { cause: error })
+    }
+  }
+
+  /**
+   * GET of something too big to be held: its bytes as they come. The stream ends with an error when the connection breaks or is
+   * silent for a minute while somebody reads. @throws LxdError for what is wrong before the first byte
+   */
+  async download(
+    path: ApiPath,
+    { signal, query }: Omit<CallOptions, 'timeoutMs'> = {}
+  ): Promise<{ body: Readable; sizeBytes: number }> {
+    try {
+      const { statusCode, headers, body } = await request(this.#transport.origin + this.#locate(path, query), {
+        dispatcher: this.#transport.agent,
+        signal: signal ?? null,
+        headersTimeout: DOWNLOAD_SILENCE_MS,
+        bodyTimeout: DOWNLOAD_SILENCE_MS
+      })
+      if (statusCode >= 400) {
+        throw refusal({ status: statusCode, headers, body: Buffer.from(await body.arrayBuffer()) }, `GET ${path}`)
+      }
+      const sizeBytes = Number(headers['content-length'])
+      if (Number.isSafeInteger(sizeBytes)) return { body, sizeBytes }
+      body.on('error', () => {}).destroy()
+      throw new LxdError('not-understood', `GET ${path}: it does not tell how long it is`)
+    } catch (error) {
+      if (error instanceof LxdError) throw error
+      signal?.throwIfAborted()
+      throw new LxdError('lost', `GET ${path}: ${(error as Error).message}`, { cause: error })
     }
   }
 

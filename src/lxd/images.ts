@@ -29,7 +29,12 @@ export function listImages(lxd: LxdClient, options?: CallOptions): Promise<Image
 /** GET /1.0/images/aliases/ALIAS, then the image it names; undefined when there is none. */
 export async function findImage(lxd: LxdClient, alias: string, options?: CallOptions): Promise<Image | undefined> {
   const found = await lxd.find(apiPath`/1.0/images/aliases/${alias}`, aliasSchema, options)
-  return found && lxd.find(apiPath`/1.0/images/${found.target}`, imageSchema, options)
+  return found && getImage(lxd, found.target, options)
+}
+
+/** GET /1.0/images/FINGERPRINT; undefined when there is none. */
+export function getImage(lxd: LxdClient, fingerprint: string, options?: CallOptions): Promise<Image | undefined> {
+  return lxd.find(apiPath`/1.0/images/${fingerprint}`, imageSchema, options)
 }
 
 /**

@@ -157,3 +157,21 @@ export async function setInstanceState(
     json: { action, force, timeout: graceMs === undefined ? -1 : Math.ceil(graceMs / 1000) }
   })
 }
+
+const metadataSchema = z.looseObject({ templates: dictOf(z.unknown()) })
+
+/**
+ * PUT /1.0/instances/NAME/metadata: from now on the server writes no files of its own making into the instance at its start.
+ * An instance that never had any is left as it is.
+ */
+export async function dropTemplates(lxd: LxdClient, name: string, options?: WaitOptions): Promise<void> {
+  const path = apiPath`/1.0/instances/${name}/metadata`
+  const metadata = await lxd.find(path, metadataSchema, { signal: options?.signal })
+  if (metadata && Object.keys(metadata.templates).length > 0)
+    await lxd.operate('PUT', path, { ...options, json: { ...metadata, templates: {} } })
+}
+
+/** GET /1.0/instances/NAME/snapshots: does the instance have snapshots of LXD's own? */
+export async function hasSnapshots(lxd: LxdClient, name: string, options?: CallOptions): Promise<boolean> {
+  return (await lxd.get(apiPath`/1.0/instances/${name}/snapshots`, listOf(z.string()), options)).length > 0
+}

@@ -149,14 +149,14 @@ function drawBar(fraction: number): string {
   return `[${'#'.repeat(full)}${'.'.repeat(20 - full)}] ${String(Math.floor(part * 100)).padStart(3)} %`
 }
 
-/** A line for each new step and each further tenth. */
+/** A line for each new step and each further tenth; what a step tells after its first comma is no new step. */
 function plainProgress(label: string, say: (line: string) => void): Progress {
   let last = ''
   return {
     update(step, fraction) {
       const tenth = fraction === undefined ? '' : ` ${Math.floor(Math.min(1, Math.max(0, fraction)) * 10) * 10} %`
-      const line = `${label}: ${step}${tenth}`
-      if (line !== last) say(line)
+      const line = `${step.split(',')[0]}${tenth}`
+      if (line !== last) say(`${label}: ${step}${tenth}`)
       last = line
     },
     done(outcome) {

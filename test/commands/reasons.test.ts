@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, request, type Server } from 'node:http'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -20,11 +21,18 @@ let rig: Rig
 let alice: Member
 let bob: Member
 let faulty: FaultyLxd
+let nas: string
 
 beforeAll(async () => {
+  nas = mkdtempSync(join(tmpdir(), 'berth-nas-'))
+  expect(await run(['mount', '-t', 'tmpfs', '-o', 'size=512m', 'berth-nas', nas])).toMatchObject({ code: 0 })
   rig = await startRig({
     node: { forwarding: 'proxy' },
-    config: { ssh: { listen: '0.0.0.0' }, forwardPorts: { from: 11_300, to: 11_300 } }
+    config: {
+      ssh: { listen: '0.0.0.0' },
+      forwardPorts: { from: 11_300, to: 11_300 },
+      snapshots: { dir: nas, keepPerUser: 1 }
+    }
   })
   faulty = await FaultyLxd.start(rig)
   await addNodes()
@@ -34,6 +42,8 @@ beforeAll(async () => {
 afterAll(async () => {
   await rig[Symbol.asyncDispose]()
   await faulty[Symbol.asyncDispose]()
+  await run(['umount', '-l', nas])
+  rmSync(nas, { recursive: true })
 })
 
 /** More nodes on the same server, each with one thing wrong. */
@@ -67,6 +77,27 @@ function inDatabase<T>(work: (database: Sqlite.Database) => T): T {
   }
 }
 
+/** A row for a snapshot of alice's that was never taken, for as long as `work` takes. */
+async function withSnapshotRow<T>(work: (name: string) => Promise<T>): Promise<T> {
+  const name = 'alice-gpu1-20260101-000000.tar.zst'
+  inDatabase(database =>
+    database
+      .prepare(
+        `INSERT INTO snapshots (user_id, node, name, template, created_at_ms, size_bytes, uncompressed_bytes, sha256, compression,
+                                instance, server, took_ms)
+         SELECT id, 'gpu1', ?, 'debian-12', 1, 7, 7, 'none', 'zstd', 'alice', 'LXD 5.0.2', 1 FROM users WHERE name = 'alice'`
+      )
+      .run(name)
+  )
+  try {
+    return await work(name)
+  } finally {
+    inDatabase(database => database.prepare('DELETE FROM snapshots WHERE name = ?').run(name))
+  }
+}
+
+const tokenIn = ({ stdout }: Ran) => /\b[0-9A-Z]{26}\b/.exec(stdout)?.[0] ?? 'NONE'
+
 const inContainer = (words: string) => rig.lxc('exec', 'alice', '--', 'sh', '-c', words)
 
 /** The next start sets the container up again. */
@@ -84,6 +115,7 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
   'key-taken': () => alice.manage('keys add', { input: readFileSync(`${bob.identity}.pub`) }),
   'last-key': async () => alice.manage(`keys remove ${await fingerprintOf(alice)}`),
   'unknown-key': async () => alice.manage(`keys remove ${await fingerprintOf(bob)}`),
+  'nothing-kept': () => alice.manage('recover --undo'),
   'not-registered': () => bob.manage('status'),
   'invite-invalid': () => run([...rig.manageArguments('enroll', bob.identity), 'bob', '0000-0000-0000-0000']),
   'user-disabled': async () => {
@@ -116,7 +148,41 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
     )
     return manageOn('faulty', alice, 'stop')
   },
+  'unknown-snapshot': () => alice.manage('snapshots remove nothing-of-the-kind'),
+  'token-invalid': () => alice.manage(`snapshot ${'0'.repeat(26)}`),
+  'snapshots-unavailable': async () => {
+    renameSync(join(nas, '.berth'), join(nas, 'away'))
+    const refused = await alice.manage('snapshot')
+    renameSync(join(nas, 'away'), join(nas, '.berth'))
+    return refused
+  },
+  'not-stopped': async () => {
+    await alice.manage('stop')
+    const token = tokenIn(await alice.manage('snapshot'))
+    await alice.manage('start')
+    return alice.manage(`snapshot ${token}`)
+  },
+  'limit-reached': () => withSnapshotRow(() => alice.manage('snapshot')),
+  'no-space': async () => {
+    const filler = join(nas, 'filler')
+    await run(['fallocate', '-l', '500MiB', filler])
+    const refused = await alice.manage('snapshot')
+    rmSync(filler)
+    return refused
+  },
+  'archive-refused': () =>
+    withSnapshotRow(async name => {
+      await alice.manage('stop')
+      mkdirSync(join(nas, 'alice'), { recursive: true })
+      writeFileSync(join(nas, 'alice', name), 'rubbish')
+      return alice.manage(`recover ${tokenIn(await alice.manage('recover'))} ${name}`)
+    }),
+  'snapshot-failed': async () => {
+    await alice.manage('stop')
+    return manageOn('faulty', alice, `snapshot ${tokenIn(await manageOn('faulty', alice, 'snapshot'))}`)
+  },
   busy: async () => {
+    await alice.manage('start')
     const restarting = spawn('ssh', ['-F', alice.sshConfig, 'gpu1-manage', 'restart'], {
       stdio: ['ignore', 'ignore', 'pipe']
     })
@@ -221,26 +287,35 @@ const exitCodes: Record<MemberReason, number> = {
   'command-line-refused': 64,
   'unknown-key': 64,
   'unknown-template': 64,
+  'unknown-snapshot': 64,
+  'nothing-kept': 64,
   'not-registered': 64,
   'bad-key': 65,
   'bad-user-name': 65,
+  'archive-refused': 65,
   'node-unavailable': 69,
   'image-missing': 69,
   'image-unfit': 69,
+  'snapshots-unavailable': 69,
   internal: 70,
   'cannot-create': 73,
   'provisioning-failed': 73,
   'addresses-exhausted': 73,
   'port-taken': 73,
   'ports-exhausted': 73,
+  'snapshot-failed': 73,
+  'limit-reached': 73,
+  'no-space': 73,
   busy: 75,
   'start-failed': 75,
   'stop-failed': 75,
   unreachable: 75,
   'not-running': 75,
+  'not-stopped': 75,
   'not-allowed': 77,
   'user-disabled': 77,
   'invite-invalid': 77,
+  'token-invalid': 77,
   'last-key': 77,
   'key-taken': 77
 }
@@ -266,14 +341,15 @@ describe('every reason a member can meet', () => {
 
 describe('every command', () => {
   it('was seen over SSH, doing what it is for', async () => {
-    for (const words of ['help', 'config', 'keys', 'status'])
+    for (const words of ['help', 'config', 'keys', 'status', 'snapshots'])
       expect(await alice.manage(words)).toMatchObject({ code: 0 })
     const { code } = JSON.parse((await rig.berth('invite', 'dora', '--json')).stdout) as { code: string }
     expect(await run([...rig.manageArguments('enroll', await rig.makeKey('dora')), 'dora', code])).toMatchObject({
       code: 0
     })
-    for (const words of ['start', 'shell -- true', 'restart'])
+    for (const words of ['start', 'shell -- true', 'restart', 'stop', 'snapshot', 'recover', 'rebuild'])
       expect(await alice.manage(words)).toMatchObject({ code: 0 })
+    for (const words of ['stop', 'recover', 'rebuild']) expect(await alice.manage(words)).toMatchObject({ code: 0 })
     const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
     const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]
     const verbs = createCommands(parts).map(({ command }) => command.split(' ')[0])
@@ -282,7 +358,7 @@ describe('every command', () => {
 })
 
 /**
- * A proxy in front of the real LXD that fails what a real one cannot be made to fail: stopping a container.
+ * A proxy in front of the real LXD that fails what a real one cannot be made to fail: stopping and copying a container.
  */
 class FaultyLxd implements AsyncDisposable {
   readonly path: string
@@ -297,8 +373,9 @@ class FaultyLxd implements AsyncDisposable {
     const path = join(rig.directory, 'faulty.socket')
     const server = createServer((incoming, answer) => {
       if (incoming.method !== 'GET') {
+        const change = `${incoming.method} ${incoming.url?.split('?')[0]}`
         // By its address it is a server of its own, so berth would put the one bridge right for both, in turns for ever.
-        const code = /\/state(\?|$)/.test(incoming.url ?? '') ? 500 : 412
+        const code = /^PUT .*\/state$|^POST \/1.0\/instances$/.test(change) ? 500 : 412
         answer.writeHead(code, { 'content-type': 'application/json' })
         answer.end(JSON.stringify({ type: 'error', error: 'planted', error_code: code }))
         return

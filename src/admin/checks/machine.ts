@@ -1,9 +1,9 @@
-import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'
-import { join, relative } from 'node:path'
 import type { Config, NodeConfig, PortRange } from '../../config.ts'
 import { lockState } from '../state-lock.ts'
 import { fault, type Finding, guard, ok, warning } from './finding.ts'
+import { checkSnapshotDirectory } from './snapshots.ts'
 
 /** LXD's own advice for many containers (its page "Production setup"): the kernel's 128 end at about a dozen. */
 const INOTIFY_INSTANCES = 512
@@ -139,44 +139,4 @@ function checkIdmap(nodes: readonly NodeConfig[]): Finding[] {
     const mend = `sed -i '/^root:/d' ${path} && echo root:1000000:1000000000 >> ${path}; then restart LXD`
     return fault('idmap', text, mend)
   })
-}
-
-function checkSnapshotDirectory(config: Config): Finding[] {
-  const { dir } = config.snapshots
-  if (dir === undefined) {
-    const mend = `Set snapshots.dir in ${config.path} to a directory on the NAS, outside of every mount`
-    return [warning('snapshots', 'snapshots.dir is not set: members cannot make archives', mend)]
-  }
-  if (!existsSync(dir))
-    return [fault('snapshots', `${dir} is not there`, `mkdir -p -m 700 ${dir}   # if the NAS is mounted`)]
-  if (!statSync(dir).isDirectory())
-    return [fault('snapshots', `${dir} is no directory`, `Name a directory as snapshots.dir in ${config.path}`)]
-  const real = realpathSync(dir)
-  for (const { source } of [...config.nodes.values()].flatMap(node => node.mounts)) {
-    // Symbolic links and bind mounts hide from the names in berth.yaml what this sees.
-    if (existsSync(source) && overlaps(real, realpathSync(source))) {
-      const text = `${dir} and the mount ${source} lie inside one another: members would reach the archives`
-      return [fault('snapshots', text, `Give snapshots.dir in ${config.path} another directory`)]
-    }
-  }
-  return [probeWriting(dir)]
-}
-
-const overlaps = (one: string, other: string): boolean =>
-  [relative(one, other), relative(other, one)].some(path => !path.startsWith('..'))
-
-function probeWriting(dir: string): Finding {
-  try {
-    const probe = mkdtempSync(join(dir, '.berth-probe-'))
-    writeFileSync(join(probe, 'probe'), 'berth', { flush: true })
-    rmSync(probe, { recursive: true })
-    return ok('snapshots', `${dir} can be written`)
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    const mend =
-      code === 'EROFS'
-        ? `mount -o remount,rw $(findmnt -n -o TARGET -T ${dir})`
-        : `chown root ${dir} && chmod 700 ${dir}   # over NFS: export it with no_root_squash`
-    return fault('snapshots', `${dir} cannot be written: ${message}`, mend)
-  }
 }

@@ -1,0 +1,225 @@
+import type { Config, NodeConfig } from '../config.ts'
+import type { Containers } from '../containers/containers.ts'
+import { findContainer } from '../containers/find-container.ts'
+import type { Parts } from '../containers/parts.ts'
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from '../containers/translate.ts'
+import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
+import { getImage } from '../lxd/images.ts'
+import { getInstanceState, STATUS } from '../lxd/instances.ts'
+import { getServer, type ServerInfo } from '../lxd/server.ts'
+import type { InterruptedOperation, Journal, Operations, Report } from '../operations/operations.ts'
+import type { ArchiveDirectory } from './archive-directory.ts'
+import { estimate, type Estimate } from './estimate.ts'
+import { inspectArchive } from './inspect.ts'
+import { readUsage, refuseAboveLimits, type Usage } from './limits.ts'
+import { selectExpired } from './retention.ts'
+import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
+import { readNodeSpace, refuseWithoutSpace, type NodeSpace } from './space.ts'
+import { discard } from './swap.ts'
+import { takeSnapshot, takingSchema } from './take.ts'
+
+interface SnapshotsParts {
+  readonly config: Config
+  readonly containers: Containers
+  readonly operations: Operations
+  readonly records: SnapshotRecords
+  readonly directory: ArchiveDirectory
+  userOf(id: number): User | undefined
+}
+
+/** What a snapshot would be, before anything is done. */
+export interface SnapshotPlan extends Estimate {
+  readonly template: string
+  readonly running: boolean
+  /** On the node's disk; undefined where the pool does not count. */
+  readonly usedBytes: number | undefined
+  /** Of the image whose blocks it shares on the disk, compressed; 0 where it shares none. */
+  readonly imageBytes: number
+  readonly usage: Usage
+  readonly space: NodeSpace
+  readonly freeBytes: number
+  readonly directory: string
+  readonly server: ServerInfo
+}
+
+export interface TakeOptions {
+  readonly note: string
+  /** Not asked for by the member: taken of a running container too, and thinned out by the schedule's own rules. */
+  readonly scheduled: boolean
+  /** Called at once when nothing else has the container, before anything is done: spends the token, or throws. */
+  confirm(): void
+  /** The copy is made: the container may be used again. */
+  onCopied(): void
+}
+
+const SNAPSHOT = 'snapshot'
+
+/** Archives of members' containers: taking, listing and removing them. */
+export class Snapshots {
+  readonly records: SnapshotRecords
+  readonly directory: ArchiveDirectory
+  readonly #config: Config
+  readonly #containers: Containers
+  readonly #operations: Operations
+  readonly #parts: Parts
+
+  constructor({ config, containers, operations, records, directory, userOf }: SnapshotsParts) {
+    this.#config = config
+    this.#containers = containers
+    this.#operations = operations
+    this.#parts = containers.parts
+    this.records = records
+    this.directory = directory
+    operations.resolveWith(SNAPSHOT, operation => this.#resolve(operation, userOf(operation.userId)))
+  }
+
+  /**
+   * What a snapshot would be and whether it could be made; looks only.
+   * @throws UserError `not-registered`, `snapshots-unavailable`, `limit-reached`, `no-space`, `node-unavailable`
+   */
+  async plan(user: User, node: NodeConfig, { scheduled = false } = {}): Promise<SnapshotPlan> {
+    const { template } = this.#parts.records.need(user, node.name)
+    const { snapshots } = this.#config
+    const records = this.records.listFor(user)
+    const usage = readUsage(snapshots, records, this.#underwayElsewhere(user, node))
+    refuseAboveLimits(usage, records, 0, { node: node.name, scheduled })
+    const lxd = this.#parts.lxdFor(node)
+    const silent = blame(node, 'node-unavailable', tellAdmin(node))
+    const instance = await findContainer(lxd, node, user)
+    if (!instance) {
+      throw new UserError('not-registered', `The container of ${user.name} is gone from ${node.name}.`, {
+        hint: `See what can be recovered with: ssh ${node.name}-manage recover`
+      })
+    }
+    const [freeBytes, state, server] = await Promise.all([
+      this.directory.freeBytes(),
+      getInstanceState(lxd, user.name, { timeoutMs: ANSWER_TIMEOUT_MS }).catch(silent),
+      getServer(lxd).catch(silent)
+    ])
+    const space = await readNodeSpace(lxd, node, server).catch(silent)
+    const usedBytes = state.disk['root']?.usage || undefined
+    const fingerprint = instance.config['volatile.base_image']
+    const image = space.copiesOnWrite && fingerprint ? await getImage(lxd, fingerprint).catch(silent) : undefined
+    const imageBytes = image?.size ?? 0
+    const estimated = estimate(usedBytes, imageBytes, snapshots.compression, records)
+    const { archiveBytes } = estimated
+    refuseAboveLimits(usage, records, archiveBytes ?? 0, { node: node.name, scheduled })
+    const directory = `${this.directory.path}/${user.name}`
+    refuseWithoutSpace(node, space, { archiveBytes, usedBytes, freeBytes, directory })
+    const running = state.status_code !== STATUS.stopped
+    return { template, running, usedBytes, imageBytes, usage, space, freeBytes, directory, server, ...estimated }
+  }
+
+  /**
+   * Archives the member's container. Others may have the container as soon as it is copied.
+   * @throws UserError as `plan`; `not-stopped`, `busy`, `snapshot-failed`; whatever `confirm` throws
+   */
+  async take(user: User, node: NodeConfig, options: TakeOptions, report: Report): Promise<SnapshotRecord> {
+    const steps = async (tell: Report, journal: Journal) => {
+      options.confirm()
+      const plan = await this.plan(user, node, options)
+      if (plan.running && !options.scheduled) throw notStopped(node)
+      return takeSnapshot(
+        { config: this.#config, parts: this.#parts, directory: this.directory, records: this.records },
+        { user, node, plan, options },
+        tell,
+        journal
+      )
+    }
+    const failed = blame(
+      node,
+      'snapshot-failed',
+      'Your container and your other snapshots are as they were. Try again.'
+    )
+    return this.#containers
+      .change(user, node, SNAPSHOT, report, steps, { join: false, alsoArchive: true })
+      .catch(failed)
+  }
+
+  /**
+   * Follows the snapshot that is being taken of that container to its end.
+   * @returns what came of it; undefined when none is being taken @throws whatever `take` throws
+   */
+  async follow(user: User, node: NodeConfig, report: Report): Promise<SnapshotRecord | undefined> {
+    const followed = await this.#operations.follow(user, node.name, [SNAPSHOT], report)
+    return followed ? this.records.listFor(user).find(record => record.node === node.name) : undefined
+  }
+
+  /** The file first: a row without one would promise what cannot be recovered. @throws UserError `snapshots-unavailable` */
+  async remove(user: User, record: SnapshotRecord): Promise<void> {
+    await this.directory.remove(user.name, record.name)
+    this.records.remove(record)
+  }
+
+  /** Deletes the scheduled snapshots whose time is over. @throws UserError `snapshots-unavailable` */
+  async prune(user: User): Promise<SnapshotRecord[]> {
+    const byNode = Object.values(Object.groupBy(this.records.listFor(user), ({ node }) => node))
+    const expired = byNode.flatMap(records => selectExpired(records ?? [], this.#config.snapshots))
+    for (const record of expired) await this.remove(user, record)
+    return expired
+  }
+
+  /** Reads an archive whole, as it lies on the NAS. @returns what is wrong with it @throws UserError `snapshots-unavailable` */
+  async verify(user: User, record: SnapshotRecord, report: Report): Promise<string | undefined> {
+    try {
+      const file = await this.directory.open(user.name, record.name)
+      if (!file) return 'the file is gone'
+      const onProgress = (readBytes: number) => report(`reading ${record.name}`, readBytes / record.sizeBytes)
+      await inspectArchive(file, { ...record, instanceName: record.instance }, { onProgress })
+      return undefined
+    } catch (error) {
+      if (error instanceof UserError && error.reason === 'archive-refused') return error.message
+      if ((error as NodeJS.ErrnoException).syscall === undefined) throw error
+      return `the file cannot be read: ${(error as Error).message}`
+    }
+  }
+
+  /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
+  async removeAll(user: User): Promise<boolean> {
+    const records = this.records.listFor(user)
+    if (records.length === 0 && this.#config.snapshots.dir === undefined) return true
+    for (const record of records) await this.remove(user, record)
+    await this.directory.removePartials(user.name, () => false)
+    return this.directory.removeUser(user.name)
+  }
+
+  /** At start: partial files that no operation knows of any more. Where the directory is not to be had now, they stay till then. */
+  async removeStrays(users: readonly User[]): Promise<void> {
+    if (this.#config.snapshots.dir === undefined) return
+    try {
+      for (const { name } of users)
+        await this.directory.removePartials(name, id => this.#operations.stepOf(id) !== undefined)
+    } catch (err) {
+      this.#parts.log.warn({ err }, 'partial archives may be left')
+    }
+  }
+
+  #underwayElsewhere(user: User, node: NodeConfig): number {
+    const others = [...this.#config.nodes.keys()].filter(name => name !== node.name)
+    const kinds = (name: string) => [this.#operations.running(user, name), this.#operations.archiving(user, name)]
+    return others.filter(name => kinds(name).some(operation => operation?.kind === SNAPSHOT)).length
+  }
+
+  /** What a crash or a failure left goes; only an archive that had been written to its end is kept. */
+  async #resolve({ node: nodeName, phase, details }: InterruptedOperation, user: User | undefined): Promise<string> {
+    const node = this.#config.nodes.get(nodeName)
+    if (!node || !user) throw new Error(`put ${nodeName} back into berth.yaml: half a snapshot is there`)
+    const { copy, partial, directory, record } = takingSchema.parse(details)
+    await discard(this.#parts.lxdFor(node), copy)
+    // Of a directory that is no longer berth's nothing can be said.
+    if (directory !== this.#config.snapshots.dir) return 'nothing was kept'
+    if (phase === 'publishing' && record) {
+      await this.directory.publish(user.name, partial, record.name)
+      this.records.add(record)
+      return 'the archive was whole'
+    }
+    await this.directory.remove(user.name, partial)
+    return 'nothing was kept'
+  }
+}
+
+export const notStopped = (node: NodeConfig): UserError =>
+  new UserError('not-stopped', `It must be stopped on ${node.name}, so that its files are of one moment.`, {
+    hint: `Stop it with: ssh ${node.name}-manage stop`
+  })

@@ -1,0 +1,169 @@
+import { randomUUID } from 'node:crypto'
+import { z } from 'zod'
+import { formatBytes, formatDuration } from '../command/units.ts'
+import type { Config, NodeConfig } from '../config.ts'
+import type { Parts } from '../containers/parts.ts'
+import type { User } from '../directory/users.ts'
+import { createBackup, exportBackup } from '../lxd/backups.ts'
+import { LxdError } from '../lxd/lxd-error.ts'
+import type { Journal, Report } from '../operations/operations.ts'
+import { partialName, type ArchiveDirectory } from './archive-directory.ts'
+import { copyContainer } from './copy-container.ts'
+import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
+import type { SnapshotPlan, TakeOptions } from './snapshots.ts'
+import { discard } from './swap.ts'
+import { temporaryName } from './temporary-names.ts'
+import { writeArchive } from './write-archive.ts'
+
+const recordSchema = z.strictObject({
+  userId: z.number(),
+  node: z.string(),
+  name: z.string(),
+  template: z.string(),
+  note: z.string(),
+  scheduled: z.boolean(),
+  createdAtMs: z.number(),
+  sizeBytes: z.number(),
+  uncompressedBytes: z.number(),
+  sha256: z.string(),
+  compression: z.enum(['zstd', 'gzip', 'none']),
+  instance: z.string(),
+  server: z.string(),
+  tookMs: z.number()
+})
+
+/** A snapshot being taken, as the journal holds it. */
+export const takingSchema = z.strictObject({
+  /** The instance that is archived. */
+  copy: z.string(),
+  /** The file's name until it is whole. */
+  partial: z.string(),
+  directory: z.string(),
+  /** Of the file that is whole. */
+  record: recordSchema.optional()
+})
+
+interface TakeParts {
+  readonly config: Config
+  readonly parts: Parts
+  readonly directory: ArchiveDirectory
+  readonly records: SnapshotRecords
+}
+
+interface Taking {
+  readonly user: User
+  readonly node: NodeConfig
+  readonly plan: SnapshotPlan
+  readonly options: TakeOptions
+}
+
+/** LXD deletes by itself what a berth that never came back has left. */
+const BACKUP_KEPT_MS = 7 * 24 * 3600_000
+
+/**
+ * Copy, backup, stream, publish, tidy up: each written down before it begins. Ended anywhere, the journal's resolver knows what to
+ * delete, and what was whole already.
+ */
+export async function takeSnapshot(
+  { config, parts, directory, records }: TakeParts,
+  { user, node, plan, options }: Taking,
+  report: Report,
+  journal: Journal
+): Promise<SnapshotRecord> {
+  const { compression } = config.snapshots
+  const startedAtMs = Date.now()
+  const lxd = parts.lxdFor(node)
+  const taking = {
+    copy: temporaryName(user.name, 'Copy'),
+    partial: partialName(journal.id),
+    directory: directory.path
+  }
+  journal.enter('copying', taking)
+  report(plan.space.copiesOnWrite ? 'copying' : 'copying, file by file: the pool has no copy-on-write')
+  await copyContainer(lxd, user, node, taking.copy, { onProgress: report, timeoutMs: Infinity })
+  journal.enter('archiving', taking)
+  journal.release()
+  options.onCopied()
+
+  const backup = randomUUID()
+  report('LXD makes the archive')
+  const packed = meter('LXD makes the archive', plan.archiveBytes, true, report)
+  await createBackup(
+    lxd,
+    taking.copy,
+    { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
+    { onProgress: step => packed(readPackedBytes(step)) }
+  )
+  const archive = await directory.create(user.name, taking.partial)
+  let written
+  try {
+    const { body, sizeBytes } = await exportBackup(lxd, taking.copy, backup)
+    const onProgress = meter('writing the archive', sizeBytes, false, report)
+    const maxBytes = plan.usage.maxBytes - plan.usage.bytes
+    written = await writeArchive(body, archive, { compression, sizeBytes, maxBytes, onProgress })
+  } finally {
+    await archive.close()
+  }
+  const record: SnapshotRecord = {
+    userId: user.id,
+    node: node.name,
+    name: archiveName(user, node, startedAtMs, compression),
+    template: plan.template,
+    note: options.note,
+    scheduled: options.scheduled,
+    createdAtMs: startedAtMs,
+    ...written,
+    compression,
+    instance: taking.copy,
+    server: `${plan.server.kind === 'incus' ? 'Incus' : 'LXD'} ${plan.server.version}`,
+    tookMs: Date.now() - startedAtMs
+  }
+  journal.enter('publishing', { ...taking, record })
+  await directory.publish(user.name, taking.partial, record.name)
+  records.add(record)
+  report('tidying up')
+  await discard(lxd, taking.copy).catch((err: unknown) => {
+    // The archive is safe; berth deletes the copy when it tidies the node.
+    if (!(err instanceof LxdError)) throw err
+    parts.log.warn({ node: node.name, user: user.name, copy: taking.copy, err }, 'a copy is left')
+  })
+  return record
+}
+
+const SUFFIX = { zstd: '.tar.zst', gzip: '.tar.gz', none: '.tar' } as const
+
+/** `alice-gpu1-20261122-221530.tar.zst`, in UTC: no two of one container are begun in the same second. */
+function archiveName(user: User, node: NodeConfig, atMs: number, compression: keyof typeof SUFFIX): string {
+  const stamp = new Date(atMs).toISOString().slice(0, 19).replaceAll(/[-:]/g, '').replace('T', '-')
+  return `${user.name}-${node.name}-${stamp}${SUFFIX[compression]}`
+}
+
+/** LXD tells `create backup 21.73MB (21.65MB/s)`, in powers of a thousand; undefined for anything else. */
+function readPackedBytes(step: string): number | undefined {
+  const [, amount, prefix] = /(\d+(?:\.\d+)?)([kMGTP]?)B\b/.exec(step) ?? []
+  return amount === undefined ? undefined : Number(amount) * 1000 ** ' kMGTP'.indexOf(prefix || ' ')
+}
+
+const TELL_EVERY_MS = 500
+
+/** Tells bytes, rate and time left; `isGuess`: the total is only estimated. */
+function meter(
+  what: string,
+  totalBytes: number | undefined,
+  isGuess: boolean,
+  report: Report
+): (doneBytes: number | undefined) => void {
+  const startedAtMs = performance.now()
+  let toldAtMs = -Infinity
+  return doneBytes => {
+    const now = performance.now()
+    if (doneBytes === undefined || now - toldAtMs < TELL_EVERY_MS) return
+    toldAtMs = now
+    const rate = (doneBytes / Math.max(1, now - startedAtMs)) * 1000
+    const done = `${formatBytes(doneBytes)}${totalBytes === undefined ? '' : ` of ${isGuess ? 'about ' : ''}${formatBytes(totalBytes)}`}`
+    if (totalBytes === undefined || rate === 0) return report(`${what}, ${done}, ${formatBytes(rate)}/s`)
+    const leftMs = (Math.max(0, totalBytes - doneBytes) / rate) * 1000
+    const left = leftMs === 0 ? '' : `, ${formatDuration(leftMs)} left`
+    report(`${what}, ${done}, ${formatBytes(rate)}/s${left}`, Math.min(isGuess ? 0.99 : 1, doneBytes / totalBytes))
+  }
+}

@@ -1,0 +1,54 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { findDaemon, startServer } from '../lab/server.ts'
+import { run } from '../rig.ts'
+import { Ship, type Deed } from './ship.ts'
+
+const HOURS = 3_600_000
+
+let ship: Ship
+beforeAll(async () => {
+  ship = await Ship.launch({ ownLab: true })
+})
+afterAll(() => ship[Symbol.asyncDispose]())
+
+describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('LXD killed in the middle of %s, and back', deed => {
+  it(
+    'when it has just answered a call',
+    async () => {
+      for (let at = 1; ; at++) {
+        const line = await ship.prepare(deed)
+        const pid = (await findDaemon(ship.rig.lab)) as number
+        ship.proxy.arm('after', at, () => process.kill(pid, 'SIGKILL'))
+        const { code, stderr } = await ship.alice.manage(line)
+        const isThrough = ship.proxy.disarm()
+        if (isThrough) expect(code, stderr).toBe(0)
+        // What is no answer is told at once, and nothing of it is berth's mistake.
+        else expect([0, 69, 73, 75], stderr).toContain(code)
+        if (!isThrough) await startServer(ship.rig.lab)
+        const outcome = await ship.check(deed)
+        if (isThrough) break
+        console.log(`${deed}: LXD killed after ${at} ${ship.proxy.changes[at - 1]}: exit ${code}, ${outcome}`)
+      }
+    },
+    HOURS
+  )
+})
+
+describe('the pool runs full', () => {
+  it.each<Deed>(['recover', 'rebuild'])(
+    'in the middle of %s: it is refused, and the container stays',
+    async deed => {
+      const { lxdDir, enterAll, pool } = ship.rig.lab
+      const filler = `${lxdDir}/storage-pools/${pool}/filler`
+      const line = await ship.prepare(deed)
+      // From the first change on: what was looked at before had room.
+      const fill = run([...enterAll, 'sh', '-c', `sleep 0.3; dd if=/dev/urandom of=${filler} bs=1M status=none; sync`])
+      const { code, stderr } = await ship.alice.manage(line)
+      await fill
+      await run([...enterAll, 'sh', '-c', `rm -f ${filler}; sync`])
+      if (code !== 0) expect([73, 69], stderr).toContain(code)
+      expect(await ship.check(deed)).toBe(code === 0 ? 'new' : 'old')
+    },
+    HOURS
+  )
+})
