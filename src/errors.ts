@@ -31,6 +31,13 @@ const MEMBER_REASONS = {
   'key-taken': { exitCode: 77, words: 'That key belongs to another user.' }
 } as const
 
+/** These only somebody in front of the web pages. */
+const WEB_REASONS = {
+  'sign-in-failed': { exitCode: 77, words: 'That name and password do not let you in.' },
+  'link-invalid': { exitCode: 77, words: 'That link is wrong, used or expired.' },
+  'directory-unavailable': { exitCode: 69, words: "The lab's directory does not answer." }
+} as const
+
 /** These only an admin, on berth's own command line. */
 const ADMIN_REASONS = {
   'unknown-user': { exitCode: 64, words: 'There is no such user.' },
@@ -45,7 +52,7 @@ const ADMIN_REASONS = {
   'shutting-down': { exitCode: 75, words: 'berth is shutting down.' }
 } as const
 
-const REASONS = { ...MEMBER_REASONS, ...ADMIN_REASONS }
+const REASONS = { ...MEMBER_REASONS, ...WEB_REASONS, ...ADMIN_REASONS }
 
 export type MemberReason = keyof typeof MEMBER_REASONS
 export type Reason = keyof typeof REASONS
