@@ -25,13 +25,11 @@ CREATE TABLE sign_in_links (
 CREATE INDEX sign_in_links_by_user ON sign_in_links (user_id);
 
 CREATE TABLE web_sessions (
-  id              INTEGER PRIMARY KEY,
-  user_id         INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-  secret_sha256   BLOB    NOT NULL UNIQUE,
-  csrf            TEXT    NOT NULL,
-  created_at_ms   INTEGER NOT NULL,
-  last_used_at_ms INTEGER NOT NULL,
-  expires_at_ms   INTEGER NOT NULL
+  id            INTEGER PRIMARY KEY,
+  user_id       INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+  secret_sha256 BLOB    NOT NULL UNIQUE,
+  created_at_ms INTEGER NOT NULL,
+  expires_at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX web_sessions_by_user ON web_sessions (user_id);
 

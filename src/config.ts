@@ -113,12 +113,37 @@ const node = z
     manageAddress: parsed.manageAddress ?? parsed.address
   }))
 
+/** `127.0.0.1:8080` or `[::1]:8080` → address and port; undefined for anything else. */
+export function parseListen(text: string): { host: string; port: number } | undefined {
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? []
+  const host = bracketed ?? plain
+  if (host === undefined || isIP(host) === 0 || Number(digits) > 65535) return undefined
+  return { host, port: Number(digits) }
+}
+
+const web = z.strictObject({
+  listen: z
+    .string()
+    .refine(
+      text => text === 'off' || parseListen(text) !== undefined,
+      'expected an address and a port such as 127.0.0.1:8080, or off'
+    )
+    .default('127.0.0.1:8080'),
+  publicUrl: z
+    .url({ protocol: /^https?$/ })
+    .refine(url => new URL(url).pathname === '/', 'expected an address without a path')
+    .optional(),
+  tls: z.strictObject({ cert: absolutePath, key: absolutePath }).optional(),
+  trustProxy: z.array(z.union([ip, cidr])).default(['127.0.0.1', '::1']),
+  admins: z.array(z.string()).default([])
+})
+
 const schema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/berth'),
   ports: portRange.prefault({ from: 22000, to: 22999 }),
   forwardPorts: portRange.prefault({ from: 11000, to: 11999 }),
   ssh: z.strictObject({ listen: ip.default('0.0.0.0'), userCa: absolutePath.optional() }).prefault({}),
-  web: z.strictObject({ listen: z.string().default('127.0.0.1:8080'), publicUrl: z.url().optional() }).prefault({}),
+  web: web.prefault({}),
   nodes: z.record(nodeName, node).refine(nodes => Object.keys(nodes).length > 0, 'expected at least one node'),
   templates: z.array(z.strictObject({ name: lxdName, image: lxdName, description: z.string().default('') })).min(1),
   snapshots: z

@@ -66,13 +66,15 @@ const hashSecret = (secret: string): Buffer => createHash('sha256').update(secre
 /** Where the web pages are, without a slash at the end; undefined when they are off. */
 export function webAddress({
   listen,
-  publicUrl
+  publicUrl,
+  tls
 }: {
   listen: string
   publicUrl?: string | undefined
+  tls?: object | undefined
 }): string | undefined {
   if (listen === 'off') return undefined
-  return (publicUrl ?? `http://${listen}`).replace(/\/+$/, '')
+  return (publicUrl ?? `${tls ? 'https' : 'http'}://${listen}`).replace(/\/+$/, '')
 }
 
 /** The page that asks whether to sign in by a link. */
