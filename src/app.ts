@@ -5,6 +5,7 @@ import { Audit } from './command/audit.ts'
 import { createRunCommand } from './command/run-command.ts'
 import type { Config, NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
+import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
@@ -18,6 +19,7 @@ import { Operations } from './operations/operations.ts'
 import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
+import { Sessions } from './web/sessions.ts'
 
 /** berth, joined together. Nothing listens before `startEndpoints`. */
 export interface App {
@@ -29,12 +31,11 @@ export interface App {
   readonly invites: Invites
   readonly operations: Operations
   readonly containers: Containers
+  readonly members: Members
   readonly audit: Audit
   lxdFor(node: NodeConfig): LxdClient
   /** Forgets the connection to a node, whose credentials have changed. */
   reconnect(node: NodeConfig): Promise<void>
-  /** Ends the manage sessions of a user who was disabled or removed. */
-  endUser(userId: number): void
   /** Listens on every manage endpoint and brings back what should run; for the one process that owns the state. */
   startEndpoints(): Promise<void>
   /** Stops listening, lets running operations end, and closes the database. */
@@ -76,7 +77,13 @@ export function createApp(config: Config, log: Log): App {
     return client
   }
   const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  const sessions = new Sessions(database)
   let server: SshServer | undefined
+  const hangUp = (userId: number) => {
+    sessions.endAll(userId)
+    server?.endUser(userId)
+  }
+  const members = new Members({ database, users, invites, containers, hangUp })
 
   return {
     config,
@@ -87,13 +94,13 @@ export function createApp(config: Config, log: Log): App {
     invites,
     operations,
     containers,
+    members,
     audit,
     lxdFor,
     async reconnect(node) {
       await clients.get(node.name)?.close()
       clients.delete(node.name)
     },
-    endUser: userId => server?.endUser(userId),
     async startEndpoints() {
       const interrupted = operations.closeInterrupted()
       if (interrupted > 0) log.warn({ interrupted }, 'operations were interrupted; the next start finishes them')

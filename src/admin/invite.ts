@@ -1,26 +1,19 @@
 import { z } from 'zod'
+import { enrolLine } from '../command/lines.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import { defineAction } from './action.ts'
 import { defineCommand, jsonOption } from './admin-command.ts'
 import { formatTime } from './console.ts'
 
 const createInvite = defineAction('invite', z.strictObject({ name: z.string() }), (app, { name }) => {
-  // Both or neither: a user without a code would be a surprise in the next `user list`.
-  const invite = app.database.transaction(() => {
-    const known = app.users.find(name)
-    const user = known ?? app.users.add(name)
-    return { created: known === undefined, state: user.state, fixedPort: user.fixedPort, ...app.invites.create(user) }
-  })
-  return invite.immediate()
+  const { user, ...invite } = app.members.invite(name)
+  return { ...invite, state: user.state, fixedPort: user.fixedPort }
 })
 
 export const inviteActions = [createInvite]
 
 /** The node a member meets first: the first of berth.yaml. */
 export const firstNode = (config: Config): NodeConfig => [...config.nodes.values()][0] as NodeConfig
-
-const enrolLine = (node: NodeConfig, name: string, code: string): string =>
-  `ssh -p ${node.managePort} -i ~/.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@${node.manageAddress} ${name} ${code}`
 
 export const invite = defineCommand({
   command: 'invite <name>',
