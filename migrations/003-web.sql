@@ -1,17 +1,17 @@
 -- Who a user is in the lab's directory (LDAP). The user name need not be the one there, and outlives a change there.
 CREATE TABLE domain_accounts (
   user_id       INTEGER PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
-  login         TEXT    NOT NULL UNIQUE COLLATE NOCASE,
+  login         TEXT    NOT NULL COLLATE NOCASE,
   -- entryUUID or objectGUID: tells a renamed person from another one with the old name; empty where there is none.
   entry_id      TEXT    NOT NULL DEFAULT '',
   display_name  TEXT    NOT NULL DEFAULT '',
   email         TEXT    NOT NULL DEFAULT '',
-  checked_at_ms INTEGER NOT NULL,
   -- Since when the directory does not let this person in any more.
   gone_at_ms    INTEGER,
-  -- Whether that shuts the user out everywhere, as `ldap.whenGone` had it.
+  -- Whether that shuts the user out of everything, as `ldap.whenGone` had it.
   shut_out      INTEGER NOT NULL DEFAULT 0 CHECK (shut_out IN (0, 1))
 ) STRICT;
+CREATE INDEX domain_accounts_by_login ON domain_accounts (login);
 CREATE UNIQUE INDEX domain_accounts_by_entry ON domain_accounts (entry_id) WHERE entry_id <> '';
 
 CREATE TABLE sign_in_links (

@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
+import type { Config } from '../config.ts'
 import type { Database } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import type { User, Users } from './users.ts'
@@ -64,15 +65,7 @@ const userDisabled = () => new UserError('user-disabled', undefined, { hint: 'As
 const hashSecret = (secret: string): Buffer => createHash('sha256').update(secret).digest()
 
 /** Where the web pages are, without a slash at the end; undefined when they are off. */
-export function webAddress({
-  listen,
-  publicUrl,
-  tls
-}: {
-  listen: string
-  publicUrl?: string | undefined
-  tls?: object | undefined
-}): string | undefined {
+export function webAddress({ listen, publicUrl, tls }: Config['web']): string | undefined {
   if (listen === 'off') return undefined
   return (publicUrl ?? `${tls ? 'https' : 'http'}://${listen}`).replace(/\/+$/, '')
 }

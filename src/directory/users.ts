@@ -17,7 +17,9 @@ export interface User {
 /** How long a released fixed port is kept from new users. */
 const PORT_REST_MS = 30 * 24 * 3600 * 1000
 
-const COLUMNS = 'id, name, fixed_port AS fixedPort, state, created_at_ms AS createdAtMs'
+/** Whom the lab's directory shuts out is disabled for as long as it does, and without touching what the admin has set. */
+const COLUMNS = `id, name, fixed_port AS fixedPort, created_at_ms AS createdAtMs,
+  iif(EXISTS (SELECT 1 FROM domain_accounts WHERE user_id = users.id AND shut_out = 1), 'disabled', state) AS state`
 
 export class Users {
   readonly #database: Database
@@ -71,9 +73,10 @@ export class Users {
     return this.#database.prepare<[], User>(`SELECT ${COLUMNS} FROM users ORDER BY name`).all()
   }
 
+  /** @returns the user as it is now: still disabled when the lab's directory shuts it out */
   setState(user: User, state: UserState): User {
     this.#database.prepare('UPDATE users SET state = ? WHERE id = ?').run(state, user.id)
-    return { ...user, state }
+    return this.byId(user.id) ?? { ...user, state }
   }
 
   /** Forgets the user with keys, invites and host keys, and lets the fixed port rest. Containers must be gone before. */
