@@ -3,6 +3,7 @@ import type { Config } from '../src/config.ts'
 import type { Containers } from '../src/containers/containers.ts'
 import type { Invites } from '../src/directory/invites.ts'
 import type { Keys } from '../src/directory/keys.ts'
+import type { SignInLinks } from '../src/directory/sign-in-links.ts'
 import config from './config.ts'
 import enroll from './enroll.ts'
 import help from './help.ts'
@@ -14,12 +15,14 @@ import shell from './shell.ts'
 import start from './start.ts'
 import status from './status.ts'
 import stop from './stop.ts'
+import web from './web.ts'
 
 export interface CommandParts {
   readonly config: Config
   readonly containers: Containers
   readonly invites: Invites
   readonly keys: Keys
+  readonly links: SignInLinks
   readonly hostPublicKey: string
 }
 
@@ -36,6 +39,7 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     keys(parts),
     config(parts),
     knownHosts(parts),
+    web(parts),
     help({ list: () => list })
   ]
   return list

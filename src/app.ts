@@ -3,13 +3,16 @@ import { join } from 'node:path'
 import { createCommands } from '../forced-commands/index.ts'
 import { Audit } from './command/audit.ts'
 import { createRunCommand } from './command/run-command.ts'
-import type { Config, NodeConfig } from './config.ts'
+import type { Config, LdapConfig, NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
 import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
+import { DomainAccounts } from './directory/domain-accounts.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
+import { Ldap } from './directory/ldap.ts'
 import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
+import { SignInLinks } from './directory/sign-in-links.ts'
 import { Users } from './directory/users.ts'
 import { UserError } from './errors.ts'
 import type { Log } from './log.ts'
@@ -29,6 +32,7 @@ export interface App {
   readonly users: Users
   readonly keys: Keys
   readonly invites: Invites
+  readonly links: SignInLinks
   readonly operations: Operations
   readonly containers: Containers
   readonly members: Members
@@ -66,6 +70,8 @@ export function createApp(config: Config, log: Log): App {
   const users = new Users(database, config.ports)
   const keys = new Keys(database)
   const invites = new Invites(database, users, keys)
+  const accounts = new DomainAccounts(database, users)
+  const links = new SignInLinks(database, users, accounts)
   const operations = new Operations(database)
   const audit = new Audit(database)
   const clients = new Map<string, LxdClient>()
@@ -79,6 +85,27 @@ export function createApp(config: Config, log: Log): App {
   const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
   const sessions = new Sessions(database)
   let server: SshServer | undefined
+  let ldap: Ldap | undefined
+
+  /** Signing in with the lab's directory, whose word holds for the manage endpoints and containers too where `whenGone` says so. */
+  function joinLdap(ldapConfig: LdapConfig): Ldap {
+    const shutsOut = ldapConfig.whenGone === 'disable'
+    return new Ldap({
+      config: ldapConfig,
+      accounts,
+      users,
+      log,
+      async onGone(user) {
+        if (!shutsOut) return
+        server?.endUser(user.id)
+        const nodes = await containers.disable(user, { keepRunning: true })
+        log.info({ user: user.name, nodes }, "shut out as the lab's directory has it")
+      },
+      async onBack(user) {
+        if (shutsOut && user.state === 'enabled') await containers.enable(user)
+      }
+    })
+  }
   const hangUp = (userId: number) => {
     sessions.endAll(userId)
     server?.endUser(userId)
@@ -92,6 +119,7 @@ export function createApp(config: Config, log: Log): App {
     users,
     keys,
     invites,
+    links,
     operations,
     containers,
     members,
@@ -105,7 +133,7 @@ export function createApp(config: Config, log: Log): App {
       const interrupted = operations.closeInterrupted()
       if (interrupted > 0) log.warn({ interrupted }, 'operations were interrupted; the next start finishes them')
       const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
-      const commands = createCommands({ config, containers, invites, keys, hostPublicKey: hostKey.publicKey })
+      const commands = createCommands({ config, containers, invites, keys, links, hostPublicKey: hostKey.publicKey })
       server = await startSshServer({
         listen: config.ssh.listen,
         nodes: [...config.nodes.values()],
@@ -116,9 +144,12 @@ export function createApp(config: Config, log: Log): App {
         run: createRunCommand({ commands, audit, log }),
         log
       })
+      ldap = config.ldap && joinLdap(config.ldap)
+      ldap?.startRechecking()
       void containers.resume(id => users.byId(id))
     },
     async close() {
+      await ldap?.stopRechecking()
       await server?.close()
       await operations.close()
       await Promise.allSettled([...clients.values()].map(client => client.close()))

@@ -12,6 +12,7 @@ const MEMBER_REASONS = {
   'bad-key': { exitCode: 65, words: 'That is not a public key berth can take.' },
   'bad-user-name': { exitCode: 65, words: 'That is not a valid user name.' },
   'node-unavailable': { exitCode: 69, words: 'The node does not answer.' },
+  'no-web': { exitCode: 69, words: 'There are no web pages here.' },
   'image-missing': { exitCode: 69, words: 'The template has no image on this node.' },
   'image-unfit': { exitCode: 69, words: 'The template cannot run on this node.' },
   internal: { exitCode: 70, words: 'berth made a mistake.' },
@@ -33,6 +34,11 @@ const MEMBER_REASONS = {
 
 /** These only somebody in front of the web pages. */
 const WEB_REASONS = {
+  'no-such-page': { exitCode: 64, words: 'There is no such page.' },
+  'too-large': { exitCode: 65, words: 'That is too much at once.' },
+  'signed-out': { exitCode: 77, words: 'You are not signed in.' },
+  'too-many-tries': { exitCode: 75, words: 'That was tried too often.' },
+  'form-expired': { exitCode: 77, words: 'The form was too old to be trusted.' },
   'sign-in-failed': { exitCode: 77, words: 'That name and password do not let you in.' },
   'link-invalid': { exitCode: 77, words: 'That link is wrong, used or expired.' },
   'directory-unavailable': { exitCode: 69, words: "The lab's directory does not answer." }

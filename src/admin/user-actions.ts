@@ -66,6 +66,8 @@ export const showUser = defineAction(
   { readOnly: true }
 )
 
+export const linkUser = defineAction('user.link', named, (app, { name }) => app.links.create(app.users.need(name)))
+
 export const disableUser = defineAction(
   'user.disable',
   z.strictObject({ name: z.string(), keepRunning: z.boolean() }),
@@ -80,4 +82,4 @@ export const removeUser = defineAction('user.remove', named, (app, { name }, rep
   app.members.remove(app.users.need(name), report)
 )
 
-export const userActions = [addUser, listUsers, showUser, disableUser, enableUser, removeUser]
+export const userActions = [addUser, listUsers, showUser, linkUser, disableUser, enableUser, removeUser]

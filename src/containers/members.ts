@@ -1,6 +1,7 @@
 import type { Database } from '../db/open.ts'
 import type { Invites } from '../directory/invites.ts'
 import type { User, Users } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
 import type { Report } from '../operations/operations.ts'
 import type { Containers, NodeOutcome } from './containers.ts'
 
@@ -50,8 +51,14 @@ export class Members {
     return this.#parts.containers.disable(user, { keepRunning }, report)
   }
 
+  /** @throws UserError `user-disabled` for somebody whom the lab's directory shuts out */
   async enable(known: User, report?: Report): Promise<NodeOutcome[]> {
     const user = this.#parts.users.setState(known, 'enabled')
+    if (user.state === 'disabled') {
+      throw new UserError('user-disabled', "The lab's directory does not let them in.", {
+        hint: 'Mend it there: berth follows by itself, within `ldap.recheck`.'
+      })
+    }
     return this.#parts.containers.enable(user, report)
   }
 

@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import type { Config } from '../config.ts'
 import type { Database } from '../db/open.ts'
+import type { DomainAccounts } from './domain-accounts.ts'
 import { UserError } from '../errors.ts'
 import type { User, Users } from './users.ts'
 
@@ -10,15 +11,18 @@ const LINK_VALID_MS = 10 * 60 * 1000
 export class SignInLinks {
   readonly #database: Database
   readonly #users: Users
+  readonly #accounts: DomainAccounts
 
-  constructor(database: Database, users: Users) {
+  constructor(database: Database, users: Users, accounts: DomainAccounts) {
     this.#database = database
     this.#users = users
+    this.#accounts = accounts
   }
 
   /** A new link for a user; older unused ones of the same user die. @throws UserError `user-disabled` */
   create(user: User): { secret: string; expiresAtMs: number } {
     if (user.state === 'disabled') throw userDisabled()
+    this.#accounts.refuseGone(user)
     const secret = randomBytes(16).toString('base64url')
     const now = Date.now()
     const expiresAtMs = now + LINK_VALID_MS
@@ -56,6 +60,7 @@ export class SignInLinks {
     const user = spent && this.#users.byId(spent.user_id)
     if (!user) throw new UserError('link-invalid', undefined, { hint: 'Make a new one with: ssh NODE-manage web' })
     if (user.state === 'disabled') throw userDisabled()
+    this.#accounts.refuseGone(user)
     return user
   }
 }
