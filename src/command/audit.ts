@@ -6,7 +6,8 @@ export interface AuditEntry {
   readonly session: string
   readonly login: string
   readonly user: string | undefined
-  readonly fingerprint: string
+  /** Undefined for what was done in a browser. */
+  readonly fingerprint: string | undefined
   readonly address: string
   readonly node: string
   readonly words: string
@@ -48,7 +49,7 @@ export class Audit {
         entry.session,
         entry.login,
         entry.user ?? null,
-        entry.fingerprint,
+        entry.fingerprint ?? null,
         entry.address,
         entry.node,
         entry.words

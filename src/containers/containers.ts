@@ -6,7 +6,7 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import type { Operations, Report } from '../operations/operations.ts'
+import type { Operations, Report, RunningOperation } from '../operations/operations.ts'
 import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
 import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
@@ -130,9 +130,20 @@ export class Containers {
     return reading
   }
 
-  /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
-  async pushKeys(user: User): Promise<KeyPush[]> {
-    const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.#parts, user, node)))
+  /** What is being done to the member's container now, without asking anybody. */
+  running(user: User, node: NodeConfig): RunningOperation | undefined {
+    return this.#operations.running(user, node.name)
+  }
+
+  /** The member's list of keys as it is now, to every node at once; each takes at most 5 s and is told of when it has ended. */
+  async pushKeys(user: User, onPush: (push: KeyPush) => void = () => {}): Promise<KeyPush[]> {
+    const pushed = await Promise.all(
+      this.#nodes().map(async node => {
+        const push = await pushKeys(this.#parts, user, node)
+        onPush(push)
+        return push
+      })
+    )
     for (const node of this.#nodes()) this.#forget(node, user)
     return pushed
   }
