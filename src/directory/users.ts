@@ -74,6 +74,23 @@ export class Users {
   }
 
   /** @returns the user as it is now: still disabled when the lab's directory shuts it out */
+  /** Those whose name holds the text or whose fixed port it is, by name; with the number of their keys, and how many there are in all. */
+  search(text: string, { offset = 0, limit = 50 } = {}): { users: (User & { keys: number })[]; total: number } {
+    const pattern = `%${text.toLowerCase().replaceAll(/[\\%_]/g, character => `\\${character}`)}%`
+    const matches = `WHERE name LIKE ? ESCAPE '\\' OR CAST(fixed_port AS TEXT) = ?`
+    const users = this.#database
+      .prepare<[string, string, number, number], User & { keys: number }>(
+        `SELECT ${COLUMNS}, (SELECT count(*) FROM keys WHERE user_id = users.id) AS keys
+         FROM users ${matches} ORDER BY name LIMIT ? OFFSET ?`
+      )
+      .all(pattern, text, limit, offset)
+    const total = this.#database
+      .prepare<[string, string], number>(`SELECT count(*) FROM users ${matches}`)
+      .pluck()
+      .get(pattern, text)
+    return { users, total: total ?? 0 }
+  }
+
   setState(user: User, state: UserState): User {
     this.#database.prepare('UPDATE users SET state = ? WHERE id = ?').run(state, user.id)
     return this.byId(user.id) ?? { ...user, state }
