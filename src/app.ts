@@ -7,6 +7,7 @@ import type { Config, LdapConfig, NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
 import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
+import { AccessTokens } from './directory/access-tokens.ts'
 import { DomainAccounts } from './directory/domain-accounts.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
@@ -22,6 +23,7 @@ import { Operations } from './operations/operations.ts'
 import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
+import type { WebServer } from './web/server.ts'
 import { Sessions } from './web/sessions.ts'
 
 /** berth, joined together. Nothing listens before `startEndpoints`. */
@@ -86,6 +88,7 @@ export function createApp(config: Config, log: Log): App {
   const sessions = new Sessions(database)
   let server: SshServer | undefined
   let ldap: Ldap | undefined
+  let web: WebServer | undefined
 
   /** Signing in with the lab's directory, whose word holds for the manage endpoints and containers too where `whenGone` says so. */
   function joinLdap(ldapConfig: LdapConfig): Ldap {
@@ -96,6 +99,7 @@ export function createApp(config: Config, log: Log): App {
       users,
       log,
       async onGone(user) {
+        sessions.endAll(user.id)
         if (!shutsOut) return
         server?.endUser(user.id)
         const nodes = await containers.disable(user, { keepRunning: true })
@@ -111,6 +115,29 @@ export function createApp(config: Config, log: Log): App {
     server?.endUser(userId)
   }
   const members = new Members({ database, users, invites, containers, hangUp })
+
+  async function startWeb(hostPublicKey: string): Promise<WebServer | undefined> {
+    if (config.web.listen === 'off') return undefined
+    // Only here: the command line has no use for a web server.
+    const { startWebServer } = await import('./web/server.ts')
+    return startWebServer({
+      config,
+      users,
+      keys,
+      invites,
+      links,
+      passwords: ldap,
+      accounts,
+      accessTokens: new AccessTokens(database),
+      sessions,
+      containers,
+      members,
+      audit,
+      hostPublicKey,
+      log,
+      lxdFor
+    })
+  }
 
   return {
     config,
@@ -146,10 +173,12 @@ export function createApp(config: Config, log: Log): App {
       })
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
+      web = await startWeb(hostKey.publicKey)
       void containers.resume(id => users.byId(id))
     },
     async close() {
       await ldap?.stopRechecking()
+      await web?.close()
       await server?.close()
       await operations.close()
       await Promise.allSettled([...clients.values()].map(client => client.close()))

@@ -34,6 +34,7 @@ const MEMBER_REASONS = {
 
 /** These only somebody in front of the web pages. */
 const WEB_REASONS = {
+  'bad-request': { exitCode: 64, words: 'That request is not understood.' },
   'no-such-page': { exitCode: 64, words: 'There is no such page.' },
   'too-large': { exitCode: 65, words: 'That is too much at once.' },
   'signed-out': { exitCode: 77, words: 'You are not signed in.' },

@@ -25,6 +25,8 @@ export interface AuditRow extends AuditEntry {
 export interface AuditQuery {
   readonly user?: string | undefined
   readonly sinceMs?: number | undefined
+  /** Those older than this row alone, to go on where a list ended. */
+  readonly beforeId?: number | undefined
   readonly limit?: number | undefined
 }
 
@@ -62,14 +64,14 @@ export class Audit {
   }
 
   /** Oldest first; the newest `limit` rows (1000 unless told). */
-  list({ user, sinceMs = 0, limit = 1000 }: AuditQuery = {}): AuditRow[] {
+  list({ user, sinceMs = 0, beforeId = Number.MAX_SAFE_INTEGER, limit = 1000 }: AuditQuery = {}): AuditRow[] {
     const rows = this.#database
-      .prepare<[number, string | null, string | null, number], Record<string, unknown>>(
+      .prepare<[number, number, string | null, string | null, number], Record<string, unknown>>(
         `SELECT id, at_ms AS atMs, session, login, user, fingerprint, address, node, words, reason,
                 exit_code AS exitCode, duration_ms AS durationMs
-         FROM audit WHERE at_ms >= ? AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?`
+         FROM audit WHERE at_ms >= ? AND id < ? AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?`
       )
-      .all(sinceMs, user ?? null, user ?? null, limit)
+      .all(sinceMs, beforeId, user ?? null, user ?? null, limit)
     return rows
       .reverse()
       .map(

@@ -6,10 +6,12 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
+import { STATUS } from '../lxd/instances.ts'
 import type { Operations, Report, RunningOperation } from '../operations/operations.ts'
 import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
 import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
+import { findContainer } from './find-container.ts'
 import { Health } from './health.ts'
 import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
 import { pushKeys, type KeyPush } from './key-pushes.ts'
@@ -40,6 +42,8 @@ const DEFAULT_STOP_TIMEOUT_MS = 30_000
 /** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
 const BUSY_PATIENCE_MS = 120_000
 const BUSY_PAUSE_MS = 250
+/** Operations at whose end the container runs. */
+const COMES_UP: ReadonlySet<string> = new Set(['register', 'start', 'restart'])
 const silent: Report = () => {}
 
 /** What became of a member's container on one node; `fault` when nothing did. */
@@ -94,6 +98,26 @@ export class Containers {
 
   start(user: User, node: NodeConfig, report: Report = silent): Promise<{ already: boolean }> {
     return this.#change(user, node, 'start', report, async tell => ({ already: await this.#start(user, node, tell) }))
+  }
+
+  /**
+   * Starts the container for somebody who is about to log in, unless its owner stopped it; `onStart` is called if it has to be
+   * waited for.
+   * @throws UserError `not-running` after a stop; `not-registered`, `busy`, and what `start` throws
+   */
+  async wake(user: User, node: NodeConfig, onStart: () => void): Promise<void> {
+    const record = this.#parts.records.need(user, node.name)
+    const running = this.#operations.running(user, node.name)
+    if (!running && record.provisionedAtMs !== undefined && (await this.#isUp(user, node))) return
+    const comesUp = running !== undefined && COMES_UP.has(running.kind)
+    if (!record.shouldRun && !comesUp) {
+      throw new UserError('not-running', 'It was stopped on purpose, so a login does not start it.', {
+        hint: `Start it with: ssh ${node.name}-manage`
+      })
+    }
+    onStart()
+    if (comesUp) await this.#changeWhenFree(user, node, 'start', silent, tell => this.#start(user, node, tell))
+    else await this.start(user, node)
   }
 
   stop(
@@ -163,6 +187,11 @@ export class Containers {
     return this.#parts.records.listFor(user).map(({ node }) => node)
   }
 
+  /** How many members have a container on a node. */
+  countOn(node: NodeConfig): number {
+    return this.#parts.records.listOn(node.name).length
+  }
+
   ensureNode(node: NodeConfig): Promise<NodeFacts> {
     return this.#parts.nodeSetup.ensure(node)
   }
@@ -228,6 +257,11 @@ export class Containers {
 
   #nodes(): NodeConfig[] {
     return [...this.#parts.config.nodes.values()]
+  }
+
+  async #isUp(user: User, node: NodeConfig): Promise<boolean> {
+    const instance = await findContainer(this.#parts.lxdFor(node), node, user)
+    return instance?.status_code === STATUS.running
   }
 
   async #start(user: User, node: NodeConfig, report: Report): Promise<boolean> {
