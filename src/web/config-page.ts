@@ -6,23 +6,32 @@ import type { User } from '../directory/users.ts'
 import { readForm } from './forms.ts'
 import { needUser, type SiteParts } from './site.ts'
 
-const query = z.object({ for: z.enum(['unix', 'windows']).catch('unix') })
+const query = z.object({
+  for: z.enum(['unix', 'windows']).catch('unix'),
+  wake: z.enum(['yes', 'no']).optional().catch(undefined)
+})
+type Choice = z.output<typeof query>
 
 /** `~/.ssh/config` and `known_hosts` of the member: to copy, to download, and how to use them with each client. */
 export function addConfigPage(app: FastifyInstance, parts: SiteParts): void {
   const { config } = parts
   const nodes = [...config.nodes.values()]
-  const render = (user: User, _client: 'unix' | 'windows') => renderSshConfig(user, nodes).trimEnd()
+  const wakes = (choice: Choice) => (choice.wake ?? (choice.for === 'windows' ? 'no' : 'yes')) === 'yes'
+  const render = (user: User, choice: Choice) =>
+    renderSshConfig(user, nodes, { windows: choice.for === 'windows', wake: wakes(choice) })
 
   app.get('/ssh-config', (request, reply) => {
     const user = needUser(request)
-    const client = readForm(query, request.query).for
+    const choice = readForm(query, request.query)
+    const wake = wakes(choice)
     return reply.page('ssh-config', {
-      sshConfig: render(user, client),
+      sshConfig: render(user, choice).trim(),
       knownHosts: knownHosts(user, nodes, parts),
-      client,
-      isUnix: client === 'unix',
-      isWindows: client === 'windows',
+      client: choice.for,
+      isUnix: choice.for === 'unix',
+      isWindows: choice.for === 'windows',
+      wake: wake ? 'yes' : 'no',
+      isWaking: wake,
       fixedPort: user.fixedPort,
       node: nodes[0]?.name,
       nodes: nodes.map(({ name, address, manageAddress, managePort }) => ({ name, address, manageAddress, managePort }))
@@ -30,10 +39,10 @@ export function addConfigPage(app: FastifyInstance, parts: SiteParts): void {
   })
 
   app.get('/ssh-config/config', (request, reply) =>
-    sendFile(reply, 'config', render(needUser(request), readForm(query, request.query).for))
+    sendFile(reply, 'berth_config', render(needUser(request), readForm(query, request.query)))
   )
   app.get('/ssh-config/known_hosts', (request, reply) =>
-    sendFile(reply, 'known_hosts', knownHosts(needUser(request), nodes, parts))
+    sendFile(reply, 'berth_known_hosts', `${knownHosts(needUser(request), nodes, parts)}\n`)
   )
 }
 
@@ -41,4 +50,4 @@ const sendFile = (reply: FastifyReply, name: string, text: string): FastifyReply
   reply
     .type('text/plain; charset=utf-8')
     .header('content-disposition', `attachment; filename="${name}"`)
-    .send(`${text}\n`)
+    .send(text)

@@ -54,7 +54,12 @@ export function addLayout(app: FastifyInstance, { pages, accounts, log }: SitePa
       return reply.code(status).send({ error: error.reason, message: error.message, hint: error.hint })
     }
     if (error.reason === 'signed-out' && request.method === 'GET') return reply.redirect('/', 303)
-    return reply.code(status).page('error', { said: pages.explain(error, request.visitor.language), status })
+    try {
+      return reply.code(status).page('error', { said: pages.explain(error, request.visitor.language), status })
+    } catch (err) {
+      log.error({ session: `web-${request.id}`, err }, 'not even the error page')
+      return reply.code(500).type('text/plain').send(`berth made a mistake: web-${request.id}\n`)
+    }
   }
 }
 
@@ -69,7 +74,7 @@ function commonValues(reply: FastifyReply, assetsVersion: string, accounts: Doma
     isEnglish: visitor.language === 'en',
     isChinese: visitor.language === 'zh',
     user: visitor.user?.name,
-    displayName: visitor.user && accounts.of(visitor.user)?.displayName,
+    displayName: (visitor.user && accounts.of(visitor.user)?.displayName) ?? '',
     links: visitor.user ? MEMBER_PAGES.map(link) : [],
     hasAdmin: visitor.isAdmin,
     adminLinks: visitor.isAdmin ? ADMIN_PAGES.map(link) : [],

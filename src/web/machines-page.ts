@@ -1,13 +1,13 @@
 import type { FastifyInstance } from 'fastify'
 import { formatBytes } from '../command/units.ts'
 import type { NodeConfig } from '../config.ts'
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from '../containers/translate.ts'
 import { listInstances, STATUS } from '../lxd/instances.ts'
 import { getResources } from '../lxd/resources.ts'
 import { getServer } from '../lxd/server.ts'
 import { Readings } from './readings.ts'
 import { needAdmin, type SiteParts } from './site.ts'
 
-const ANSWER_TIMEOUT_MS = 5000
 const MOST_NAMES = 100
 
 /** Every node: does it answer, what is it, how loaded, which containers run. */
@@ -43,7 +43,7 @@ async function readMachine({ lxdFor }: SiteParts, node: NodeConfig) {
     getServer(lxd, options),
     getResources(lxd, options),
     listInstances(lxd, options)
-  ])
+  ]).catch(blame(node, 'node-unavailable', tellAdmin(node)))
   const running = instances.filter(instance => instance.status_code === STATUS.running)
   return {
     server: `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}`,

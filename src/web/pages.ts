@@ -94,8 +94,12 @@ function read(pattern: string, stripped = true): [name: string, text: string][] 
     .map(file => [stripped ? file.replace(/\.html$/, '') : file, readFileSync(join(DIRECTORY, file), 'utf8')])
 }
 
-/** Indentation is for those who write templates; what a `pre` shows comes from values. */
-const squeeze = (html: string): string => html.replaceAll(/^[ \t]+/gm, '').replaceAll(/\n+/g, '\n')
+/** Indentation is for those who write templates, except in a `pre`. */
+const squeeze = (html: string): string =>
+  html
+    .split(/(<pre[^]*?<\/pre>)/)
+    .map(part => (part.startsWith('<pre') ? part : part.replaceAll(/^[ \t]+/gm, '').replaceAll(/\n+/g, '\n')))
+    .join('')
 
 function flatten(tree: WordsTree, prefix = ''): Map<string, string> {
   const flat = new Map<string, string>()

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net'
 import cookie from '@fastify/cookie'
 import formbody from '@fastify/formbody'
 import multipart from '@fastify/multipart'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { LogController, type FastifyInstance } from 'fastify'
 import { parseListen, type Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { addAdminUsers } from './admin-users.ts'
@@ -61,7 +61,7 @@ async function createSite(parts: SiteParts): Promise<FastifyInstance> {
   const app = Fastify({
     ...(config.web.tls && { https: readTls(config.web.tls) }),
     loggerInstance: log.child({ part: 'web' }, { level: 'warn' }),
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     trustProxy: config.web.trustProxy.length > 0 ? config.web.trustProxy : false,
     bodyLimit: MAX_BODY_BYTES,
     requestTimeout: 30_000,

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
+import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import { audited } from './audited.ts'
@@ -36,7 +37,7 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
       hasKeys: keys.listFor(user).length > 0,
       hasContainer: registered.length > 0,
       nodes: nodes.map(({ name }) => ({ name, registered: registered.includes(name) })),
-      node: registered[0] ?? nodes[0]?.name
+      lines: firstLines(user, registered[0] ?? (nodes[0] as NodeConfig).name)
     })
   })
 
@@ -53,7 +54,7 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
           throw new UserError('too-many-tries', undefined, { hint: 'Wait a few minutes.' })
         }
         const words = ['sign-in', 'password', login.slice(0, 64)]
-        const { user } = await audited(audit, request, { words }, () => passwords.authenticate(login, password))
+        const user = await letIn(request, words, async () => (await passwords.authenticate(login, password)).user)
         return await enter(request, reply, user)
       } catch (error) {
         if (!(error instanceof UserError)) throw error
@@ -77,7 +78,7 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
       return reply.code(valid ? 200 : 404).page('link', { valid, action: `${path}/${encodeURIComponent(secret)}` })
     })
     app.post(`${path}/:secret`, tries, async (request, reply) => {
-      const user = await audited(audit, request, { words: ['sign-in', verb] }, () => redeem(readSecret(request)))
+      const user = await letIn(request, ['sign-in', verb], async () => redeem(readSecret(request)))
       return enter(request, reply, user)
     })
   }
@@ -89,6 +90,16 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
     reply.clearCookie(cookieName(parts, 'berth'), { path: '/' })
     return seeOther(reply, '/')
   })
+
+  /** Who it was is known only afterwards. */
+  async function letIn(request: FastifyRequest, words: string[], work: () => Promise<User>): Promise<User> {
+    const [attempt] = await Promise.allSettled([work()])
+    const user = attempt.status === 'fulfilled' ? attempt.value.name : undefined
+    return audited(audit, request, { words, user }, () => {
+      if (attempt.status === 'rejected') throw attempt.reason
+      return attempt.value
+    })
+  }
 
   function showSignIn(reply: FastifyReply, { login = '', error }: { login?: string; error?: UserError } = {}) {
     if (error?.reason === 'too-many-tries') reply.header('retry-after', '300')
@@ -107,4 +118,16 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
     request.session.userId = user.id
     return seeOther(reply, keys.listFor(user).length === 0 ? '/keys' : '/')
   }
+}
+
+/** What a member types most, each with its meaning at the same column. */
+function firstLines({ name }: User, node: string) {
+  const lines = [
+    { line: `ssh register@${node}-manage ${name}`, word: 'home.line-register' },
+    { line: `ssh ${node}`, word: 'home.line-login' },
+    { line: `ssh ${node}-manage`, word: 'home.line-start' },
+    { line: `ssh ${node}-manage stop`, word: 'home.line-stop' }
+  ]
+  const width = Math.max(...lines.map(({ line }) => line.length))
+  return lines.map(({ line, word }) => ({ line: line.padEnd(width + 3), word }))
 }
