@@ -39,7 +39,9 @@ export function addAccessTokenPage(app: FastifyInstance, { accessTokens, audit }
   app.post('/access-tokens/revoke', async (request, reply) => {
     const user = needUser(request)
     const { id } = readForm(revokeForm, request.body)
-    await audited(audit, request, { words: ['access-token', 'revoke', String(id)] }, () => accessTokens.revoke(user, id))
+    await audited(audit, request, { words: ['access-token', 'revoke', String(id)] }, () =>
+      accessTokens.revoke(user, id)
+    )
     return seeOther(reply, '/access-tokens')
   })
 

@@ -34,12 +34,11 @@ const entry = z.object({
 /** What an admin sees and does on the pages. */
 export function addAdminApi(api: Api, { users, members, links, containers, config, audit }: SiteParts): void {
   const address = webAddress(config.web) as string
-  const describe = (summary: string) => ({
-    schema: { summary, description: 'For admins. Scope: admin.', tags: ['admin'] },
+  const route = <S extends object>(summary: string, schema: S) => ({
+    schema: { summary, description: 'Scope: admin.', tags: ['admin'], ...schema },
     config: { scope: 'admin' as const }
   })
 
-  const list = describe('All users')
   const listQuery = z.object({
     q: z.string().max(100).default(''),
     offset: z.coerce.number().int().min(0).default(0),
@@ -48,18 +47,17 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
   const listed = z.object({ total: z.number(), users: z.array(user) })
   api.get(
     '/api/v1/users',
-    { ...list, schema: { ...list.schema, querystring: listQuery, response: { 200: listed } } },
+    route('All users', { querystring: listQuery, response: { 200: listed } }),
     ({ query: { q, offset, limit } }) => {
       const found = users.search(q, { offset, limit })
       return { total: found.total, users: found.users.map(one => ({ ...one, nodes: containers.nodesOf(one) })) }
     }
   )
 
-  const invite = describe('Make an invite, and the user where there is none')
   const invited = z.object({ created: z.boolean(), code: z.string(), link: z.string(), expiresAtMs: z.number() })
   api.post(
     '/api/v1/users/:name/invite',
-    { ...invite, schema: { ...invite.schema, params: named, response: { 200: invited } } },
+    route('Make an invite, and the user where there is none', { params: named, response: { 200: invited } }),
     async request => {
       const { name } = request.params
       const { created, code, expiresAtMs } = await audited(audit, request, { words: ['invite', name] }, () =>
@@ -69,11 +67,10 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
     }
   )
 
-  const link = describe('Make a link that signs a user in, once')
   const linked = z.object({ link: z.string(), expiresAtMs: z.number() })
   api.post(
     '/api/v1/users/:name/link',
-    { ...link, schema: { ...link.schema, params: named, response: { 200: linked } } },
+    route('Make a link that signs a user in, once', { params: named, response: { 200: linked } }),
     async request => {
       const one = users.need(request.params.name)
       const { secret, expiresAtMs } = await audited(audit, request, { words: ['user', 'link', one.name] }, () =>
@@ -85,8 +82,7 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
 
   const changed = { params: named, response: { 200: z.array(outcome) } }
   const act = (verb: string, summary: string, action: (one: User) => Promise<z.output<typeof outcome>[]>): void => {
-    const about = describe(summary)
-    api.post(`/api/v1/users/:name/${verb}`, { ...about, schema: { ...about.schema, ...changed } }, request => {
+    api.post(`/api/v1/users/:name/${verb}`, route(summary, changed), request => {
       const one = users.need(request.params.name)
       if (one.id === needUser(request).id) {
         throw new UserError('not-allowed', 'That is yourself.', { hint: 'Ask another admin.' })
@@ -98,7 +94,6 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
   act('enable', 'Let a disabled user in again', one => members.enable(one))
   act('remove', 'Delete a user with all containers, for good', one => members.remove(one))
 
-  const trail = describe('What was done, oldest first')
   const auditQuery = z.object({
     user: z.string().max(100).optional(),
     sinceMs: z.coerce.number().optional(),
@@ -106,7 +101,7 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
   })
   api.get(
     '/api/v1/audit',
-    { ...trail, schema: { ...trail.schema, querystring: auditQuery, response: { 200: z.array(entry) } } },
+    route('What was done, oldest first', { querystring: auditQuery, response: { 200: z.array(entry) } }),
     ({ query }) => audit.list(query)
   )
 }

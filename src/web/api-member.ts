@@ -83,45 +83,47 @@ const toJson = ({ type, bits, fingerprint, comment, addedAtMs, lastUsedAtMs, las
 export function addMemberApi(api: Api, parts: ApiParts): void {
   const { keys, containers, config, audit, keyChanges } = parts
   const nodes = [...config.nodes.values()]
-  const describe = (summary: string, scope: 'read' | 'write') => ({
-    schema: { summary, description: `Scope: ${scope}.`, tags: ['member'] },
+  const route = <S extends object>(scope: 'read' | 'write', summary: string, schema: S) => ({
+    schema: { summary, description: `Scope: ${scope}.`, tags: ['member'], ...schema },
     config: { scope }
   })
 
-  const me = describe('Who you are', 'read')
-  api.get('/api/v1/me', { ...me, schema: { ...me.schema, response: { 200: user } } }, (request, reply) => {
+  api.get('/api/v1/me', route('read', 'Who you are', { response: { 200: user } }), (request, reply) => {
     const { name, fixedPort } = needUser(request)
     const { isAdmin, scopes } = request.visitor
     const csrfToken = scopes ? undefined : reply.generateCsrf({ userInfo: formOwner(request) })
     return { name, fixedPort, isAdmin, scopes: scopes && [...scopes], csrfToken }
   })
 
-  const list = describe('Your keys', 'read')
-  api.get('/api/v1/keys', { ...list, schema: { ...list.schema, response: { 200: z.array(key) } } }, request =>
+  api.get('/api/v1/keys', route('read', 'Your keys', { response: { 200: z.array(key) } }), request =>
     keys.listFor(needUser(request)).map(toJson)
   )
 
-  const add = describe('Add keys, one a line: all or none', 'write')
   const added = z.object({ added: z.array(key), containers: z.array(push) })
   api.post(
     '/api/v1/keys',
-    { ...add, schema: { ...add.schema, body: z.object({ keys: z.string().max(64 * 1024) }), response: { 200: added } } },
+    route('write', 'Add keys, one a line: all or none', {
+      body: z.object({ keys: z.string().max(64 * 1024) }),
+      response: { 200: added }
+    }),
     async request => {
       const owner = needUser(request)
       const lines = keyLines(request.body.keys)
-      if (lines.length === 0) throw new UserError('bad-key', 'It is empty.', { hint: 'Give the content of a .pub file.' })
+      if (lines.length === 0)
+        throw new UserError('bad-key', 'It is empty.', { hint: 'Give the content of a .pub file.' })
       const fresh = await audited(audit, request, { words: ['keys', 'add'] }, () => addKeyLines(keys, owner, lines))
       const pushes = await keyChanges.follow(owner, { kind: 'added', keys: fresh })
       return { added: fresh.map(toJson), containers: [...pushes] }
     }
   )
 
-  const remove = describe('Remove a key; % must be written for / and + of its fingerprint', 'write')
   const removed = z.object({ removed: key, containers: z.array(push) })
-  const byFingerprint = z.object({ fingerprint: z.string() })
   api.delete(
     '/api/v1/keys/:fingerprint',
-    { ...remove, schema: { ...remove.schema, params: byFingerprint, response: { 200: removed } } },
+    route('write', 'Remove a key; its fingerprint is written with %2F for / and %2B for +', {
+      params: z.object({ fingerprint: z.string() }),
+      response: { 200: removed }
+    }),
     async request => {
       const owner = needUser(request)
       const { fingerprint } = request.params
@@ -134,36 +136,29 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
     }
   )
 
-  const sshConfig = describe('The entries for ~/.ssh/config', 'read')
-  api.get(
-    '/api/v1/ssh-config',
-    { ...sshConfig, schema: { ...sshConfig.schema, response: { 200: text } } },
-    request => ({ text: renderSshConfig(needUser(request), nodes) })
-  )
+  const entries = route('read', 'The entries for ~/.ssh/config', { response: { 200: text } })
+  api.get('/api/v1/ssh-config', entries, request => ({ text: renderSshConfig(needUser(request), nodes) }))
 
-  const hosts = describe('The lines for ~/.ssh/known_hosts', 'read')
-  api.get('/api/v1/known-hosts', { ...hosts, schema: { ...hosts.schema, response: { 200: text } } }, request => ({
+  const hosts = route('read', 'The lines for ~/.ssh/berth_known_hosts', { response: { 200: text } })
+  api.get('/api/v1/known-hosts', hosts, request => ({
     text: knownHosts(needUser(request), nodes, parts)
   }))
 
-  const all = describe('Your container on each node', 'read')
-  api.get('/api/v1/containers', { ...all, schema: { ...all.schema, response: { 200: z.array(container) } } }, request => {
+  const all = route('read', 'Your container on each node', { response: { 200: z.array(container) } })
+  api.get('/api/v1/containers', all, request => {
     const owner = needUser(request)
     return Promise.all(nodes.map(node => readContainer(owner, node)))
   })
 
-  const one = describe('Your container on one node', 'read')
-  api.get(
-    '/api/v1/containers/:node',
-    { ...one, schema: { ...one.schema, params: onNode, response: { 200: container } } },
-    request => readContainer(needUser(request), needNode(config, request.params.node))
+  const one = route('read', 'Your container on one node', { params: onNode, response: { 200: container } })
+  api.get('/api/v1/containers/:node', one, request =>
+    readContainer(needUser(request), needNode(config, request.params.node))
   )
 
   const act = (verb: string, summary: string, action: (owner: User, node: NodeConfig) => Promise<unknown>): void => {
-    const about = describe(`${summary}; waits up to 25 s for its end`, 'write')
     api.post(
       `/api/v1/containers/:node/${verb}`,
-      { ...about, schema: { ...about.schema, params: onNode, response: { 200: done } } },
+      route('write', `${summary}; waits up to 25 s for its end`, { params: onNode, response: { 200: done } }),
       async request => {
         const owner = needUser(request)
         const node = needNode(config, request.params.node)

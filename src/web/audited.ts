@@ -6,7 +6,11 @@ import { toUserError } from '../errors.ts'
 export async function audited<T>(
   audit: Audit,
   request: FastifyRequest,
-  { words, node = '-', user = request.visitor.user?.name }: { words: string[]; node?: string; user?: string | undefined },
+  {
+    words,
+    node = '-',
+    user = request.visitor.user?.name
+  }: { words: string[]; node?: string; user?: string | undefined },
   work: () => Promise<T> | T
 ): Promise<T> {
   const close = audit.open({

@@ -47,7 +47,4 @@ export function addConfigPage(app: FastifyInstance, parts: SiteParts): void {
 }
 
 const sendFile = (reply: FastifyReply, name: string, text: string): FastifyReply =>
-  reply
-    .type('text/plain; charset=utf-8')
-    .header('content-disposition', `attachment; filename="${name}"`)
-    .send(text)
+  reply.type('text/plain; charset=utf-8').header('content-disposition', `attachment; filename="${name}"`).send(text)

@@ -51,9 +51,7 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
   act('start', (user, node) => containers.start(user, node))
   act('stop', (user, node) => containers.stop(user, node))
   act('restart', (user, node) => containers.restart(user, node))
-  act('register', (user, node, { body }) =>
-    containers.register(user, node, readForm(registerForm, body).template)
-  )
+  act('register', (user, node, { body }) => containers.register(user, node, readForm(registerForm, body).template))
 
   async function describe(request: FastifyRequest, user: User, node: NodeConfig, isRegistered: boolean) {
     const { language } = request.visitor

@@ -6,8 +6,12 @@ export function readForm<T>(schema: z.ZodType<T>, given: unknown): T {
   const parsed = schema.safeParse(given ?? {})
   if (parsed.success) return parsed.data
   const fields = parsed.error.issues.map(issue => issue.path.join('.')).filter(Boolean)
-  throw new UserError('bad-request', fields.length > 0 ? `Not understood: ${[...new Set(fields)].join(', ')}.` : undefined, {
-    hint: 'Go back and try again.',
-    cause: parsed.error
-  })
+  throw new UserError(
+    'bad-request',
+    fields.length > 0 ? `Not understood: ${[...new Set(fields)].join(', ')}.` : undefined,
+    {
+      hint: 'Go back and try again.',
+      cause: parsed.error
+    }
+  )
 }

@@ -27,7 +27,8 @@ export function addKeysPage(app: FastifyInstance, parts: SiteParts, changes: Key
     const { keys: typed, file } = readForm(addForm, request.body)
     try {
       const lines = keyLines(`${typed}\n${file?.toString('utf8') ?? ''}`)
-      if (lines.length === 0) throw new UserError('bad-key', 'It is empty.', { hint: 'Give the content of a .pub file.' })
+      if (lines.length === 0)
+        throw new UserError('bad-key', 'It is empty.', { hint: 'Give the content of a .pub file.' })
       const added = await audited(audit, request, { words: ['keys', 'add'] }, () => addKeyLines(keys, user, lines))
       await changes.follow(user, { kind: 'added', keys: added })
     } catch (error) {

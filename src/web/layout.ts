@@ -35,7 +35,10 @@ export function addLayout(app: FastifyInstance, { pages, accounts, log }: SitePa
 
   for (const [name, { type, content }] of pages.assets) {
     app.get(`/assets/${name}`, (_request, reply) =>
-      reply.type(type).header('cache-control', `public, max-age=${365 * DAY_S}, immutable`).send(content)
+      reply
+        .type(type)
+        .header('cache-control', `public, max-age=${365 * DAY_S}, immutable`)
+        .send(content)
     )
   }
   app.get('/favicon.ico', (_request, reply) => reply.redirect('/assets/berth.svg', 301))
@@ -45,7 +48,7 @@ export function addLayout(app: FastifyInstance, { pages, accounts, log }: SitePa
   app.setErrorHandler((error: FastifyError, request, reply) => fail(request, reply, error))
 
   function fail(request: FastifyRequest, reply: FastifyReply, thrown: Error): FastifyReply {
-    const error = understand(thrown, `web-${request.id}`)
+    const error = understand(request, thrown)
     if (error.reason === 'internal') log.error({ session: `web-${request.id}`, err: error.cause }, 'internal error')
     const status = statusOf(error)
     request.visitor ??= { language: 'en', user: undefined, isAdmin: false, scopes: undefined }
@@ -84,17 +87,19 @@ function commonValues(reply: FastifyReply, assetsVersion: string, accounts: Doma
 }
 
 /** What Fastify and its plugins refuse, in words of ours; their own would tell in English what no page of ours does. */
-function understand(thrown: Error, session: string): UserError {
+function understand(request: FastifyRequest, thrown: Error): UserError {
   if (thrown instanceof UserError) return thrown
   const { code, statusCode } = thrown as FastifyError
   if (code === 'FST_CSRF_INVALID_TOKEN' || code === 'FST_CSRF_MISSING_SECRET') {
     return new UserError('form-expired', undefined, { hint: 'Go back, load the page again, and send it once more.' })
   }
   if (statusCode === 413) return new UserError('too-large', undefined, { hint: 'Go back and try again.' })
-  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
+  // The parser of files calls what it cannot read by no code of its own.
+  const isUnreadable = request.isMultipart() && !request.body
+  if (isUnreadable || (statusCode !== undefined && statusCode >= 400 && statusCode < 500)) {
     return new UserError('bad-request', undefined, { hint: 'Go back and try again.', cause: thrown })
   }
-  return toUserError(thrown, session)
+  return toUserError(thrown, `web-${request.id}`)
 }
 
 const STATUS: Partial<Record<Reason, number>> = {

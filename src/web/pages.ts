@@ -49,7 +49,9 @@ export class Pages {
     for (const { content } of this.assets.values()) hash.update(content)
     this.assetsVersion = hash.digest('hex').slice(0, 12)
     for (const language of LANGUAGES) {
-      const { said = {}, ...words } = wordsSchema.parse(parse(readFileSync(join(DIRECTORY, `words.${language}.yaml`), 'utf8')))
+      const { said = {}, ...words } = wordsSchema.parse(
+        parse(readFileSync(join(DIRECTORY, `words.${language}.yaml`), 'utf8'))
+      )
       this.#words.set(language, new Map([...flatten(words)].map(([key, text]) => [key, compile(text)])))
       const sentences = flatten(typeof said === 'string' ? {} : said)
       this.#said.set(language, new Map([...sentences].map(([english, text]) => [numberless(english), text])))

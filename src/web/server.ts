@@ -76,7 +76,14 @@ async function createSite(parts: SiteParts): Promise<FastifyInstance> {
   await app.register(formbody, { bodyLimit: MAX_FIELD_BYTES })
   await app.register(multipart, {
     attachFieldsToBody: 'keyValues',
-    limits: { fields: 10, fieldNameSize: 50, fieldSize: MAX_FIELD_BYTES, files: 1, fileSize: MAX_FIELD_BYTES, parts: 12 }
+    limits: {
+      fields: 10,
+      fieldNameSize: 50,
+      fieldSize: MAX_FIELD_BYTES,
+      files: 1,
+      fileSize: MAX_FIELD_BYTES,
+      parts: 12
+    }
   })
   addLayout(app, parts)
   await addVisitor(app, parts)

@@ -9,7 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { makeKey, type Desk } from '../admin/desk.ts'
 import { Slapd } from '../slapd.ts'
 import { enterByLink, launchBrowser, openBrowser } from './browser.ts'
-import { Client, clientOf, linkFor, openSite } from './site.ts'
+import { addMember, Client, clientOf, linkFor, openSite } from './site.ts'
 
 const EVIL = `<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>`
 
@@ -52,7 +52,13 @@ describe('forms of other sites (CSRF)', () => {
     const stranger = new Client(site.url)
     const tokens = ['', 'made-up', await stranger.formToken('/')]
     for (const _csrf of tokens) {
-      for (const path of ['/sign-out', '/keys/add', '/keys/remove', '/access-tokens/create', '/containers/gpu1/start']) {
+      for (const path of [
+        '/sign-out',
+        '/keys/add',
+        '/keys/remove',
+        '/access-tokens/create',
+        '/containers/gpu1/start'
+      ]) {
         expect((await alice.post(path, { _csrf, name: 'x', scope: 'read', days: '1' })).status, path).toBe(403)
       }
     }
@@ -69,7 +75,11 @@ describe('forms of other sites (CSRF)', () => {
   it('do not reach the API by a session', async () => {
     const alice = await clientOf(site, 'alice')
     for (const method of ['POST', 'PUT', 'DELETE', 'PATCH']) {
-      const answer = await alice.request('/api/v1/keys', { method, body: '{"keys":"x"}', headers: { 'content-type': 'application/json' } })
+      const answer = await alice.request('/api/v1/keys', {
+        method,
+        body: '{"keys":"x"}',
+        headers: { 'content-type': 'application/json' }
+      })
       expect([403, 404], method).toContain(answer.status)
     }
   })
@@ -80,7 +90,7 @@ describe('sessions', () => {
     const planted = 'a'.repeat(32)
     const victim = new Client(site.url)
     victim.plant('berth', planted)
-    await site.berth(['user', 'add', 'carol'])
+    await addMember(site, 'carol')
     await victim.enter(await linkFor(site, 'carol'))
     expect(victim.cookies.get('berth')).not.toBe(planted)
     const attacker = new Client(site.url)
@@ -89,7 +99,7 @@ describe('sessions', () => {
   })
 
   it('are cookies no script can read and no other site can send along', async () => {
-    await site.berth(['user', 'add', 'dora'])
+    await addMember(site, 'dora')
     const link = new URL(await linkFor(site, 'dora')).pathname
     const client = new Client(site.url)
     const answer = await client.submit(link, link)
@@ -125,7 +135,7 @@ describe('sessions', () => {
 
 describe('one-time links', () => {
   it('are not used up by being looked at, and work once', async () => {
-    await site.berth(['user', 'add', 'fred'])
+    await addMember(site, 'fred')
     const link = new URL(await linkFor(site, 'fred')).pathname
     for (let look = 0; look < 3; look++) {
       expect((await new Client(site.url).request(link)).status).toBe(200)
@@ -140,7 +150,7 @@ describe('one-time links', () => {
   })
 
   it('let in one of many who press the button at the same time', async () => {
-    await site.berth(['user', 'add', 'gina'])
+    await addMember(site, 'gina')
     const link = new URL(await linkFor(site, 'gina')).pathname
     const clients = Array.from({ length: 10 }, () => new Client(site.url))
     const tokens = await Promise.all(clients.map(client => client.formToken(link)))
@@ -149,7 +159,7 @@ describe('one-time links', () => {
   })
 
   it('leave no trace of their secrets in log or audit', async () => {
-    await site.berth(['user', 'add', 'hugo'])
+    await addMember(site, 'hugo')
     const link = await linkFor(site, 'hugo')
     await new Client(site.url).enter(link)
     const { stdout } = await site.berth(['audit', '--json'])
@@ -162,9 +172,12 @@ describe('text that others choose (stored XSS)', () => {
   it('is shown and not run: key comments and names of the directory, to their owner and to admins', async () => {
     const { client, answer } = await signIn('mallory', 'secret of mallory')
     expect(answer.status).toBe(303)
-    const key = readFileSync(await makeKey(site.directory, 'evil'), 'utf8').split(' ').slice(0, 2).join(' ')
+    const key = readFileSync(await makeKey(site.directory, 'evil'), 'utf8')
+      .split(' ')
+      .slice(0, 2)
+      .join(' ')
     await client.submit('/keys', '/keys/add', { keys: `${key} ${EVIL}` })
-    await site.berth(['user', 'add', 'boss'])
+    await addMember(site, 'boss')
     const context = await openBrowser(browser, site.url)
     const page = await context.newPage()
     const faults: string[] = []
@@ -193,11 +206,11 @@ describe('text that others choose (stored XSS)', () => {
     const context = await openBrowser(browser, site.url)
     const page = await context.newPage()
     await page.goto('/')
-    await page.evaluate(() => {
+    await page.evaluate(`{
       const script = document.createElement('script')
       script.textContent = "document.title = 'owned'"
       document.body.append(script)
-    })
+    }`)
     expect(await page.title()).not.toBe('owned')
     await context.close()
   })
@@ -207,9 +220,9 @@ describe('signing in by password', () => {
   it.each(['*', 'victim)(uid=*', '*)(objectClass=*', 'victim\0', 'cn=root,dc=lab,dc=example', '(|(uid=*))'])(
     'is refused for the name %j (LDAP injection)',
     async login => {
-      for (const password of ['secret of victim', 'secret of mallory', '*']) {
-        expect((await signIn(login, password)).answer.status).toBe(401)
-      }
+      const passwords = ['secret of victim', 'secret of mallory', '*']
+      const tried = await Promise.all(passwords.map(password => signIn(login, password)))
+      expect(tried.map(({ answer }) => answer.status)).toEqual([401, 401, 401])
     }
   )
 
@@ -228,20 +241,22 @@ describe('signing in by password', () => {
       texts.add(text.replaceAll(/name="_csrf" value="[^"]*"|value="(victim|nobody-\d+)"/g, ''))
       expect(answer.status).toBe(401)
     }
-    for (let round = 0; round < 8; round++) {
+    for (let round = 0; round < 5; round++) {
       await attempt('victim', wrong!)
       await attempt(`nobody-${round}`, unknown!)
     }
-    const median = (times: number[]) => times.toSorted((a, b) => a - b)[times.length / 2]!
+    const median = (times: number[]) => times.toSorted((a, b) => a - b)[(times.length - 1) / 2]!
     expect(texts.size).toBe(1)
     expect(Math.abs(median(unknown!) - median(wrong!))).toBeLessThan(40)
   })
 
   it('ends after ten tries at one name, wherever from, and leaves others in peace', async () => {
     const statuses: number[] = []
-    for (let attempt = 0; attempt < 12; attempt++) statuses.push((await signIn('target', 'guess')).answer.status)
-    expect(statuses.slice(0, 10)).toEqual(Array(10).fill(401))
-    expect(statuses.slice(10)).toEqual([429, 429])
+    const guess = async () => statuses.push((await signIn('target', 'guess')).answer.status)
+    await Promise.all(Array.from({ length: 10 }, guess))
+    expect(statuses).toEqual(Array(10).fill(401))
+    await guess()
+    expect(statuses.at(-1)).toBe(429)
     expect((await signIn('mallory', 'secret of mallory')).answer.status).toBe(303)
   })
 
@@ -319,7 +334,12 @@ describe('requests no browser sends', () => {
 
   it('are survived: rubbish, half requests, wrong types, odd hosts and forms', async () => {
     const { hostname, port } = new URL(site.url)
-    for (const rubbish of ['\0\0\0\0', 'GET / HTTP/9.9\r\n\r\n', 'GET /', `GET / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(100_000)}\r\n\r\n`]) {
+    for (const rubbish of [
+      '\0\0\0\0',
+      'GET / HTTP/9.9\r\n\r\n',
+      'GET /',
+      `GET / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(100_000)}\r\n\r\n`
+    ]) {
       const socket = connect(Number(port), hostname)
       socket.on('error', () => {})
       socket.write(rubbish)
@@ -334,7 +354,10 @@ describe('requests no browser sends', () => {
       { body: 'x', headers: { 'content-type': 'text/xml' } },
       { body: 'x', headers: { 'content-type': 'multipart/form-data' } },
       { body: '--x\r\nrubbish', headers: { 'content-type': 'multipart/form-data; boundary=x' } },
-      { body: `_csrf=${_csrf}&fingerprint=a&fingerprint=b` , headers: { 'content-type': 'application/x-www-form-urlencoded' } },
+      {
+        body: `_csrf=${_csrf}&fingerprint=a&fingerprint=b`,
+        headers: { 'content-type': 'application/x-www-form-urlencoded' }
+      },
       { body: `_csrf=${_csrf}&_csrf=${_csrf}`, headers: { 'content-type': 'application/x-www-form-urlencoded' } }
     ]
     for (const init of odd) {
@@ -353,10 +376,23 @@ describe('requests no browser sends', () => {
     const _csrf = await alice.formToken('/keys')
     for (const path of ['/admin/users', '/admin/machines', '/admin/audit', '/api/v1/users', '/api/v1/audit'])
       expect((await alice.request(path)).status, path).toBe(403)
-    for (const path of ['/admin/users/invite', '/admin/users/bob/disable', '/admin/users/bob/link', '/admin/users/bob/remove'])
+    for (const path of [
+      '/admin/users/invite',
+      '/admin/users/bob/disable',
+      '/admin/users/bob/link',
+      '/admin/users/bob/remove'
+    ])
       expect((await alice.post(path, { _csrf, name: 'x', confirm: 'bob' })).status, path).toBe(403)
     const stranger = new Client(site.url)
-    for (const path of ['/keys', '/ssh-config', '/ssh-config/config', '/containers', '/guide', '/access-tokens', '/admin/users'])
+    for (const path of [
+      '/keys',
+      '/ssh-config',
+      '/ssh-config/config',
+      '/containers',
+      '/guide',
+      '/access-tokens',
+      '/admin/users'
+    ])
       expect((await stranger.request(path)).headers.get('location'), path).toBe('/')
     expect((await stranger.request('/api/v1/keys')).status).toBe(401)
   })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort, run, startRig, type Member, type Rig } from '../rig.ts'
+import { linkFor } from './site.ts'
 import { type Device, DEVICES, enterByLink, launchBrowser, type Look, openBrowser } from './browser.ts'
 
 /*
@@ -57,13 +58,10 @@ afterAll(async () => {
   await rig?.[Symbol.asyncDispose]()
 })
 
-const linkFor = async (name: string) =>
-  (JSON.parse((await rig.berth('user', 'link', name, '--json')).stdout) as { url: string }).url
-
 async function enter(name: string, look: Look): Promise<{ context: BrowserContext; page: Page }> {
   const context = await openBrowser(browser, url, look)
   const page = await context.newPage()
-  await enterByLink(page, await linkFor(name))
+  await enterByLink(page, await linkFor(rig, name))
   return { context, page }
 }
 
@@ -74,8 +72,8 @@ interface AxeResults {
 /** What axe-core calls serious or worse. Evaluated by the browser's debugger: the page's own policy stays as it is. */
 async function faultsOf(page: Page): Promise<string[]> {
   await page.evaluate(axeSource)
-  const { violations } = await page.evaluate(
-    () => (globalThis as unknown as { axe: { run(): Promise<AxeResults> } }).axe.run()
+  const { violations } = await page.evaluate(() =>
+    (globalThis as unknown as { axe: { run(): Promise<AxeResults> } }).axe.run()
   )
   return violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
@@ -83,20 +81,24 @@ async function faultsOf(page: Page): Promise<string[]> {
 }
 
 /** What Lighthouse would look at first, and that nothing sticks out of the window. */
-async function basicsOf(page: Page) {
-  return page.evaluate(() => ({
+const basicsOf = (page: Page): Promise<unknown> =>
+  page.evaluate(`({
     title: document.title !== '',
     language: document.documentElement.lang,
-    viewport: document.querySelector('meta[name=viewport]')?.getAttribute('content')?.includes('width=device-width'),
+    viewport: document.querySelector('meta[name=viewport]').content.includes('width=device-width'),
     headings: document.querySelectorAll('h1').length,
     unlabelled: [...document.querySelectorAll('input:not([type=hidden]), textarea, select')].filter(
-      field => (field as HTMLInputElement).labels?.length === 0
+      field => field.labels.length === 0
     ).length,
     wide: document.documentElement.scrollWidth > document.documentElement.clientWidth
-  }))
-}
+  })`)
 
-async function look(page: Page, path: string, name: string, { language, device, scheme }: Required<Omit<Look, 'javaScript'>>) {
+async function look(
+  page: Page,
+  path: string,
+  name: string,
+  { language, device, scheme }: Required<Omit<Look, 'javaScript'>>
+) {
   const answer = await page.goto(path)
   const bytes = (await answer!.body()).length
   expect(bytes, `${path} is too large`).toBeLessThan(MAX_PAGE_BYTES)
@@ -117,7 +119,7 @@ describe('every page', () => {
     const stranger = await openBrowser(browser, url, how)
     const outside = await stranger.newPage()
     await look(outside, '/', 'sign-in', how)
-    await look(outside, new URL(await linkFor('bob')).pathname, 'link', how)
+    await look(outside, new URL(await linkFor(rig, 'bob')).pathname, 'link', how)
     await look(outside, '/link/wrong', 'link-invalid', how)
     await stranger.close()
     const { context, page } = await enter('alice', how)
@@ -212,17 +214,13 @@ describe('a key added or removed on the page', () => {
   it('works or stops working in the running container within 2 s, and the page says so', async () => {
     const { context, page } = await enter('alice', {})
     const identity = await rig.makeKey('alice-second')
-    const intoContainer = () =>
-      run([
-        ...['ssh', '-F', alice.sshConfig, '-o', `IdentityFile=${identity}`, '-o', 'ControlPath=none'],
-        ...['-o', 'IdentitiesOnly=yes', 'gpu1', 'true']
-      ])
     // The member's configuration names the first key too: what is asked is whether this one is let in.
     writeFileSync(
       join(rig.directory, 'second.config'),
       readFileSync(alice.sshConfig, 'utf8').replaceAll(alice.identity, identity)
     )
-    const enterBySecond = () => run(['ssh', '-F', join(rig.directory, 'second.config'), '-o', 'ControlPath=none', 'gpu1', 'true'])
+    const enterBySecond = () =>
+      run(['ssh', '-F', join(rig.directory, 'second.config'), '-o', 'ControlPath=none', 'gpu1', 'true'])
     expect((await enterBySecond()).code).not.toBe(0)
     await page.goto('/keys')
     await page.getByLabel('Public keys, one a line').fill(readFileSync(`${identity}.pub`, 'utf8'))
@@ -231,7 +229,6 @@ describe('a key added or removed on the page', () => {
     expect(await page.getByRole('status').innerText()).toMatch(/gpu1: in effect in your container/)
     expect(Date.now() - addedAtMs).toBeLessThan(2000)
     expect(await enterBySecond()).toMatchObject({ code: 0 })
-    expect(await intoContainer()).toMatchObject({ code: 0 })
 
     await page.locator('li.key', { hasText: 'alice-second' }).locator('summary').click()
     const removedAtMs = Date.now()
@@ -253,9 +250,13 @@ describe('My containers', () => {
     await card.getByRole('button', { name: 'Stop it' }).click()
     await expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 40_000 }).toContain('stopped')
     await page.goto('/keys')
-    await page.getByLabel('Public keys, one a line').fill(readFileSync(`${await rig.makeKey('alice-later')}.pub`, 'utf8'))
+    await page
+      .getByLabel('Public keys, one a line')
+      .fill(readFileSync(`${await rig.makeKey('alice-later')}.pub`, 'utf8'))
     await page.getByRole('button', { name: 'Add', exact: true }).click()
-    expect(await page.getByRole('status').innerText()).toMatch(/gpu1: your container is stopped; in effect at its next start/)
+    expect(await page.getByRole('status').innerText()).toMatch(
+      /gpu1: your container is stopped; in effect at its next start/
+    )
     await page.goto('/containers')
     await card.getByRole('button', { name: /^Start/ }).click()
     await expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 40_000 }).toMatch(/running/)
@@ -281,7 +282,10 @@ describe('admins', () => {
     const change = async (button: RegExp) => {
       await page.goto('/admin/users?q=dave')
       await rowOf('dave').locator('summary').click()
-      if (button.test('Remove for good')) await rowOf('dave').getByLabel(/Type the name/).fill('dave')
+      if (button.test('Remove for good'))
+        await rowOf('dave')
+          .getByLabel(/Type the name/)
+          .fill('dave')
       await rowOf('dave').getByRole('button', { name: button }).click()
     }
     await change(/^Disable/)
@@ -295,7 +299,9 @@ describe('admins', () => {
     expect((await rig.berth('user', 'show', 'dave')).code).toBe(64)
 
     await page.goto('/admin/machines')
-    await expect.poll(async () => (await page.reload(), page.locator('main').innerText())).toMatch(/gpu1.*answers.*LXD 5/s)
+    await expect
+      .poll(async () => (await page.reload(), page.locator('main').innerText()))
+      .toMatch(/gpu1.*answers.*LXD 5/s)
     await page.goto('/admin/audit')
     expect(await page.locator('main').innerText()).toMatch(/user remove dave/)
     await dave.close()

@@ -1,3 +1,9 @@
+import type { Action } from '../../src/admin/action.ts'
+import { perform } from '../../src/admin/perform.ts'
+import { addUser, linkUser } from '../../src/admin/user-actions.ts'
+import { loadConfig } from '../../src/config.ts'
+import { linkUrl, webAddress } from '../../src/directory/sign-in-links.ts'
+import { UserError } from '../../src/errors.ts'
 import { type Desk, freePort, openDesk } from '../admin/desk.ts'
 
 /** A berth with web pages, whose node is switched off; what the pages are about in most tests. */
@@ -15,9 +21,21 @@ export async function openSite(config: Record<string, unknown> = {}): Promise<De
   return Object.assign(desk, { url: `http://${listen}` })
 }
 
-/** A one-time link of `berth user link`. */
-export async function linkFor(desk: Desk, name: string): Promise<string> {
-  return (await desk.json<{ url: string }>('user', 'link', name)).url
+/** What `berth …` does with a running `serve`, without starting a program for it. */
+const act = <Params, Result>(desk: { configPath: string }, action: Action<Params, Result>, params: Params) =>
+  perform(loadConfig(desk.configPath), action, params, () => {})
+
+/** As `berth user add NAME`; passes over one who is there. */
+export async function addMember(desk: { configPath: string }, name: string): Promise<void> {
+  await act(desk, addUser, { name, keys: [] }).catch((error: unknown) => {
+    if (!(error instanceof UserError && error.reason === 'exists')) throw error
+  })
+}
+
+/** As `berth user link NAME`: a one-time link. */
+export async function linkFor(desk: { configPath: string }, name: string): Promise<string> {
+  const { secret } = await act(desk, linkUser, { name })
+  return linkUrl(webAddress(loadConfig(desk.configPath).web)!, secret)
 }
 
 /** What curl would do, with cookies: answers are never followed. */
@@ -79,6 +97,6 @@ export class Client {
 
 /** A signed-in member of that name, made where there is none. */
 export async function clientOf(desk: Desk & { url: string }, name: string): Promise<Client> {
-  await desk.berth(['user', 'add', name])
+  await addMember(desk, name)
   return new Client(desk.url).enter(await linkFor(desk, name))
 }
