@@ -15,6 +15,7 @@ import shell from './shell.ts'
 import start from './start.ts'
 import status from './status.ts'
 import stop from './stop.ts'
+import wake from './wake.ts'
 import web from './web.ts'
 
 export interface CommandParts {
@@ -35,6 +36,7 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     status(parts),
     stop(parts),
     restart(parts),
+    wake(parts),
     shell(parts),
     keys(parts),
     config(parts),

@@ -42,6 +42,8 @@ const DEFAULT_STOP_TIMEOUT_MS = 30_000
 /** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
 const BUSY_PATIENCE_MS = 120_000
 const BUSY_PAUSE_MS = 250
+const PUT_AWAY_ATTEMPTS = 5
+const PUT_AWAY_PAUSE_MS = 1000
 /** Operations at whose end the container runs. */
 const COMES_UP: ReadonlySet<string> = new Set(['register', 'start', 'restart'])
 const silent: Report = () => {}
@@ -116,8 +118,9 @@ export class Containers {
       })
     }
     onStart()
-    if (comesUp) await this.#changeWhenFree(user, node, 'start', silent, tell => this.#start(user, node, tell))
-    else await this.start(user, node)
+    const start = () => this.#changeWhenFree(user, node, 'start', silent, tell => this.#start(user, node, tell))
+    if (!comesUp && running) await this.start(user, node)
+    else await this.#untilPutAway(start)
   }
 
   stop(
@@ -257,6 +260,20 @@ export class Containers {
 
   #nodes(): NodeConfig[] {
     return [...this.#parts.config.nodes.values()]
+  }
+
+  /** LXD calls a container stopped that has just gone down by itself, and refuses to start it while it still tidies up. */
+  async #untilPutAway(start: () => Promise<unknown>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await start()
+        return
+      } catch (error) {
+        if (!(error instanceof UserError) || error.reason !== 'start-failed' || attempt === PUT_AWAY_ATTEMPTS)
+          throw error
+        await sleep(PUT_AWAY_PAUSE_MS)
+      }
+    }
   }
 
   async #isUp(user: User, node: NodeConfig): Promise<boolean> {

@@ -71,9 +71,9 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     keepaliveInterval: limits.keepaliveMs,
     keepaliveCountMax: 3
   })
-  engine.on('connection', client => {
+  engine.on('connection', (client, { header }) => {
     const visitor = visitors.get(socketOf(client))
-    if (visitor) serve(client, visitor)
+    if (visitor) serve(client, visitor, header.versions.software)
   })
 
   const listeners: Server[] = []
@@ -128,7 +128,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     engine.injectSocket(socket)
   }
 
-  function serve(client: ssh2.Connection, visitor: Visitor): void {
+  function serve(client: ssh2.Connection, visitor: Visitor, software: string): void {
     let sessions = 0
     const wire = new Wire(client, session => {
       const sessionId = `${visitor.id}-${++sessions}`
@@ -140,6 +140,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         principal,
         node,
         address,
+        software,
         run,
         log: visitor.log.child({ session: sessionId })
       })
