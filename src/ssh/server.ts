@@ -56,6 +56,8 @@ interface Visitor {
   settle(): void
   wire?: Wire
   principal?: Principal
+  /** Whose the key was at the login: nobody's for a certificate, or before it is enrolled. */
+  keyOwner?: number | undefined
 }
 
 /** Listens on the manage endpoint of every node. @throws UserError `port-taken`, or what else listen(2) says */
@@ -134,6 +136,11 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       const sessionId = `${visitor.id}-${++sessions}`
       const { principal, node, address } = visitor
       if (!principal) return
+      // Clients that share connections would go on with a key that is no more.
+      if (visitor.keyOwner !== undefined && options.keys.find(principal.key.fingerprint)?.userId !== visitor.keyOwner) {
+        wire.disconnect('the key of this connection was removed')
+        return
+      }
       serveSession(session, {
         sessionId,
         wire,
@@ -159,6 +166,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       const principal = dialogue.answer(request)
       if (!principal) return
       visitor.principal = principal
+      visitor.keyOwner = options.keys.find(principal.key.fingerprint)?.userId
       visitor.settle()
       gate.loggedIn(visitor.address, Date.now())
       touch(principal, visitor)

@@ -2,7 +2,10 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { appendFileSync, chmodSync, copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import ssh2 from 'ssh2'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { cachedIncusTree } from '../lab/images.ts'
 import { run, startRig, type Member, type Ran, type Rig, type RunOptions } from '../rig.ts'
 
 /*
@@ -13,8 +16,10 @@ import { run, startRig, type Member, type Ran, type Rig, type RunOptions } from 
 let rig: Rig
 let alice: Member
 let home: string
+let tree: string
 
 beforeAll(async () => {
+  tree = await cachedIncusTree('/var/cache/berth-lab', line => console.log(line))
   rig = await startRig()
   alice = await rig.addRunningMember('alice')
   home = await makeHome('home', ['config'])
@@ -124,6 +129,74 @@ describe('the printed config', () => {
     expect(await alice.manage('config --wake --no-wake')).toMatchObject({ code: 64 })
   })
 })
+
+describe('the OpenSSH of', () => {
+  const debian12 = (directory: string, argv: string[]) => withHome(directory, argv)
+  const debian13 = (directory: string, argv: string[]) => [
+    ...['unshare', '--mount', '--propagation', 'private', 'sh', '-c'],
+    'mount --bind "$0" "$1/root" && mount --rbind /dev "$1/dev" && exec chroot "$@"',
+    ...[directory, tree, ...argv]
+  ]
+
+  it.each([
+    ['Debian 12', 'OpenSSH_9.2', debian12],
+    ['Debian 13', 'OpenSSH_10.0', debian13]
+  ])('%s reads it as it is meant, and is woken for', async (_, version, within) => {
+    expect((await run(within(home, ['ssh', '-V']))).stderr).toContain(version)
+    const { fixedPort } = JSON.parse((await alice.manage('status --json')).stdout) as { fixedPort: number }
+    const settings = async (directory: string, host: string) => {
+      const { code, stdout, stderr } = await run(within(directory, ['ssh', '-TG', host]))
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+      return stdout.split('\n')
+    }
+    const known = 'userknownhostsfile /root/.ssh/known_hosts /root/.ssh/berth_known_hosts'
+    const login = ['user alice', `hostname ${rig.lab.nodeAddress}`, `port ${fixedPort}`, known, 'controlmaster false']
+    const manage = ['user alice', `hostname ${rig.lab.hostAddress}`, `port ${rig.managePort}`, known]
+    expect(await settings(home, 'gpu1')).toEqual(expect.arrayContaining(login))
+    expect(await settings(home, 'gpu1-manage')).toEqual(
+      expect.arrayContaining([...manage, 'controlmaster auto', 'controlpersist 60', 'forwardagent no'])
+    )
+    const windows = await makeHome(`windows-${version}`, ['config --windows'])
+    expect(await settings(windows, 'gpu1')).toEqual(expect.arrayContaining(login))
+    expect(await settings(windows, 'gpu1-manage')).toEqual(expect.arrayContaining([...manage, 'controlmaster false']))
+    await crash()
+    expect(await run(within(home, ['ssh', 'gpu1', 'id -un']))).toEqual({
+      code: 0,
+      stdout: 'alice\n',
+      stderr: 'Starting your container on gpu1…\n'
+    })
+  })
+
+  it('10.1 and later is told not to warn, by lines that older ones read over', async () => {
+    const newer = await makeHome('newer', [])
+    const config = await commandAs('OpenSSH_10.1', 'config --no-wake')
+    expect(config).toMatch(/IgnoreUnknown WarnWeakCrypto[^]*WarnWeakCrypto no-pq-kex/)
+    expect((await alice.manage('config')).stdout).not.toContain('WarnWeakCrypto')
+    appendFileSync(join(newer, '.ssh/config'), config)
+    for (const within of [debian12, debian13]) {
+      expect(await run(within(newer, ['ssh', 'gpu1', 'id -un']))).toEqual({ code: 0, stdout: 'alice\n', stderr: '' })
+    }
+  })
+})
+
+/** What a client that calls itself `ident` is answered. */
+async function commandAs(ident: string, words: string): Promise<string> {
+  const client = new ssh2.Client()
+  client.connect({
+    ident,
+    host: rig.lab.hostAddress,
+    port: rig.managePort,
+    username: 'alice',
+    privateKey: readFileSync(alice.identity)
+  })
+  await once(client, 'ready')
+  const channel = await new Promise<ssh2.ClientChannel>((resolve, reject) =>
+    client.exec(words, (error, opened) => (error ? reject(error) : resolve(opened)))
+  )
+  const stdout = await text(channel)
+  client.end()
+  return stdout
+}
 
 describe('a login', () => {
   it('starts a container that has gone down, says so, and then logs in', async () => {
