@@ -62,7 +62,8 @@ export async function addApi(app: FastifyInstance, parts: SiteParts, keyChanges:
       },
       transform: jsonSchemaTransform
     })
-    scope.addHook('preHandler', async request => authorize(request))
+    // Before anything is read of what was sent: strangers learn nothing, not even what would be valid.
+    scope.addHook('onRequest', async request => authorize(request))
     const api: Api = scope.withTypeProvider<ZodTypeProvider>()
     addMemberApi(api, { ...parts, keyChanges })
     addAdminApi(api, parts)

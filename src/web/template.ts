@@ -10,8 +10,12 @@ export type Template = readonly Part[]
 
 type Part =
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'value' | 'words' | 'partial'; readonly name: string }
-  | { readonly kind: 'section' | 'inverted'; readonly name: string; readonly body: Template }
+  | { readonly kind: 'value'; readonly path: Path }
+  | { readonly kind: 'words' | 'partial'; readonly name: string }
+  | { readonly kind: 'section' | 'inverted'; readonly path: Path; readonly body: Template }
+
+/** `a.b` as its words; `.`, the innermost scope, as none. */
+type Path = readonly string[]
 
 export type Values = Readonly<Record<string, unknown>>
 
@@ -33,7 +37,7 @@ export function compile(source: string): Template {
     if (match.index > at) top().parts.push({ kind: 'text', text: source.slice(at, match.index) })
     at = match.index + tag.length
     if (wordsKey !== undefined) top().parts.push({ kind: 'words', name: wordsKey })
-    else if (sign === '') top().parts.push({ kind: 'value', name })
+    else if (sign === '') top().parts.push({ kind: 'value', path: pathOf(name) })
     else if (sign === '>') top().parts.push({ kind: 'partial', name })
     else if (sign === '/') {
       const { name: begun } = top()
@@ -41,7 +45,7 @@ export function compile(source: string): Template {
       open.pop()
     } else {
       const body: Part[] = []
-      top().parts.push({ kind: sign === '#' ? 'section' : 'inverted', name, body })
+      top().parts.push({ kind: sign === '#' ? 'section' : 'inverted', path: pathOf(name), body })
       open.push({ name, parts: body })
     }
   }
@@ -49,6 +53,8 @@ export function compile(source: string): Template {
   top().parts.push({ kind: 'text', text: source.slice(at) })
   return top().parts
 }
+
+const pathOf = (name: string): Path => (name === '.' ? [] : name.split('.'))
 
 /** What the template says of these values. @throws Error for a value, template or words that are not there */
 export function render(template: Template, values: Values, sources: Sources): string {
@@ -63,7 +69,7 @@ function renderParts(template: Template, scopes: readonly unknown[], sources: So
         text += part.text
         break
       case 'value':
-        text += escapeHtml(needValue(scopes, part.name))
+        text += escapeHtml(needValue(scopes, part.path))
         break
       case 'words':
         text += renderParts(sources.words(named(scopes, part.name)), scopes, sources)
@@ -72,10 +78,10 @@ function renderParts(template: Template, scopes: readonly unknown[], sources: So
         text += renderParts(sources.partial(named(scopes, part.name)), scopes, sources)
         break
       case 'section':
-        for (const item of itemsOf(look(scopes, part.name))) text += renderParts(part.body, [...scopes, item], sources)
+        for (const item of itemsOf(look(scopes, part.path))) text += renderParts(part.body, [...scopes, item], sources)
         break
       case 'inverted':
-        if (itemsOf(look(scopes, part.name)).length === 0) text += renderParts(part.body, scopes, sources)
+        if (itemsOf(look(scopes, part.path)).length === 0) text += renderParts(part.body, scopes, sources)
         break
     }
   }
@@ -83,18 +89,17 @@ function renderParts(template: Template, scopes: readonly unknown[], sources: So
 }
 
 const named = (scopes: readonly unknown[], name: string): string =>
-  name.startsWith('*') ? needValue(scopes, name.slice(1)) : name
+  name.startsWith('*') ? needValue(scopes, pathOf(name.slice(1))) : name
 
-function needValue(scopes: readonly unknown[], name: string): string {
-  const value = look(scopes, name)
+function needValue(scopes: readonly unknown[], path: Path): string {
+  const value = look(scopes, path)
   if (typeof value === 'string' || typeof value === 'number') return String(value)
-  throw new Error(`the template asks for ${name}, which is ${typeof value}`)
+  throw new Error(`the template asks for ${path.join('.')}, which is ${typeof value}`)
 }
 
 /** The innermost scope that knows the first word decides. */
-function look(scopes: readonly unknown[], name: string): unknown {
-  if (name === '.') return scopes.at(-1)
-  const path = name.split('.')
+function look(scopes: readonly unknown[], path: Path): unknown {
+  if (path.length === 0) return scopes.at(-1)
   for (let index = scopes.length - 1; index >= 0; index--) {
     if (!holds(scopes[index], path[0] as string)) continue
     let value: unknown = scopes[index]
@@ -121,4 +126,5 @@ const ESCAPES: Readonly<Record<string, string>> = {
   "'": '&#39;'
 }
 
-const escapeHtml = (text: string): string => text.replaceAll(/[&<>"']/g, character => ESCAPES[character] as string)
+const escapeHtml = (text: string): string =>
+  /[&<>"']/.test(text) ? text.replaceAll(/[&<>"']/g, character => ESCAPES[character] as string) : text

@@ -12,7 +12,7 @@ export async function launchBrowser(): Promise<Browser> {
 }
 
 export const DEVICES = {
-  phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true },
+  phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 1.5, hasTouch: true, isMobile: true },
   desk: { viewport: { width: 1280, height: 860 }, deviceScaleFactor: 1 }
 } as const
 export type Device = keyof typeof DEVICES
