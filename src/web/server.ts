@@ -36,7 +36,7 @@ export interface WebServer {
   close(): Promise<void>
 }
 
-/** The web pages and the API. @throws UserError `bad-config` when it cannot listen or read its certificate */
+/** The web pages and the API. @throws UserError `port-taken`; `bad-config` when its certificate cannot be read */
 export async function startWebServer(parts: WebServerParts): Promise<WebServer> {
   const { web } = parts.config
   const listen = parseListen(web.listen)
@@ -46,7 +46,7 @@ export async function startWebServer(parts: WebServerParts): Promise<WebServer> 
     await app.listen(listen)
   } catch (error) {
     await app.close()
-    throw new UserError('bad-config', `web.listen: ${web.listen}: ${(error as Error).message}`, {
+    throw new UserError('port-taken', `web.listen: ${(error as Error).message}.`, {
       hint: 'Choose another address and port, or write: web: { listen: off }',
       cause: error
     })
