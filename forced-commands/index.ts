@@ -6,6 +6,7 @@ import type { Keys } from '../src/directory/keys.ts'
 import type { Replacements } from '../src/snapshots/replacements.ts'
 import type { Snapshots } from '../src/snapshots/snapshots.ts'
 import type { Tokens } from '../src/snapshots/tokens.ts'
+import type { SignInLinks } from '../src/directory/sign-in-links.ts'
 import config from './config.ts'
 import enroll from './enroll.ts'
 import help from './help.ts'
@@ -22,6 +23,8 @@ import snapshots from './snapshots.ts'
 import start from './start.ts'
 import status from './status.ts'
 import stop from './stop.ts'
+import wake from './wake.ts'
+import web from './web.ts'
 
 export interface CommandParts {
   readonly config: Config
@@ -31,6 +34,7 @@ export interface CommandParts {
   readonly snapshots: Snapshots
   readonly replacements: Replacements
   readonly tokens: Tokens
+  readonly links: SignInLinks
   readonly hostPublicKey: string
 }
 
@@ -43,6 +47,7 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     status(parts),
     stop(parts),
     restart(parts),
+    wake(parts),
     shell(parts),
     port(parts),
     snapshot(parts),
@@ -52,6 +57,7 @@ export function createCommands(parts: CommandParts): readonly Command[] {
     keys(parts),
     config(parts),
     knownHosts(parts),
+    web(parts),
     help({ list: () => list })
   ]
   return list

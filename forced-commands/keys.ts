@@ -5,12 +5,11 @@ import { drawTable } from '../src/command/table.ts'
 import { formatTime } from '../src/command/units.ts'
 import type { Containers, KeyPush } from '../src/containers/containers.ts'
 import type { Keys, UserKey } from '../src/directory/keys.ts'
-import { parsePublicKey } from '../src/directory/public-key.ts'
+import { addKeyLines, keyLines } from '../src/directory/key-lines.ts'
 import type { User } from '../src/directory/users.ts'
 import { UserError } from '../src/errors.ts'
 
 const MAX_INPUT_BYTES = 64 * 1024
-const MAX_KEYS = 100
 
 interface Parts {
   keys: Keys
@@ -73,18 +72,13 @@ export default ({ keys, containers }: Parts): Command =>
     }
   })
 
-/** All or none: one bad line refuses the whole input. Keys the user has already are passed over. */
 function addKeys(keys: Keys, user: User, lines: string[]): UserKey[] {
   if (lines.length === 0) {
     throw new UserError('bad-key', 'Standard input held no key.', {
       hint: 'Type: ssh NODE-manage keys add < ~/.ssh/id_ed25519.pub'
     })
   }
-  const parsed = lines.map(line => parsePublicKey(line))
-  if (keys.listFor(user).length + parsed.length > MAX_KEYS) {
-    throw new UserError('not-allowed', `A member may have ${MAX_KEYS} keys.`, { hint: 'Remove some first.' })
-  }
-  return keys.addAll(user, parsed)
+  return addKeyLines(keys, user, lines)
 }
 
 async function readLines({ stdin }: Invocation): Promise<string[]> {
@@ -95,11 +89,7 @@ async function readLines({ stdin }: Invocation): Promise<string[]> {
     if (sizeBytes > MAX_INPUT_BYTES) throw new UserError('bad-key', 'That is too long for a list of public keys.')
     chunks.push(chunk)
   }
-  const text = Buffer.concat(chunks).toString('utf8')
-  return text
-    .split(/\r?\n/)
-    .map(line => line.trim())
-    .filter(line => line !== '' && !line.startsWith('#'))
+  return keyLines(Buffer.concat(chunks).toString('utf8'))
 }
 
 async function tellEffect(

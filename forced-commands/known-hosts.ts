@@ -1,8 +1,8 @@
 import type { Config } from '../src/config.ts'
 import { defineCommand, type Command } from '../src/command/command.ts'
+import { knownHosts } from '../src/command/known-hosts.ts'
 import { requireUser } from '../src/command/require-user.ts'
 import type { Containers } from '../src/containers/containers.ts'
-import { knownHostsLine } from '../src/directory/ssh-config.ts'
 
 interface Parts {
   config: Config
@@ -21,10 +21,6 @@ export default ({ config, containers, hostPublicKey }: Parts): Command =>
     async handler(_args, { principal, reply }) {
       const user = requireUser(principal)
       // All or nothing: the output is appended to a file, where half a list would pass for a whole one.
-      const lines = [...config.nodes.values()].flatMap(node => [
-        knownHostsLine(node.manageAddress, node.managePort, hostPublicKey),
-        ...containers.hostKeys(user, node).map(key => knownHostsLine(node.address, user.fixedPort, key.publicKey))
-      ])
-      reply.out(lines.join('\n'))
+      reply.out(knownHosts(user, config.nodes.values(), { containers, hostPublicKey }))
     }
   })

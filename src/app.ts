@@ -3,12 +3,17 @@ import { join } from 'node:path'
 import { createCommands } from '../forced-commands/index.ts'
 import { Audit } from './command/audit.ts'
 import { createRunCommand } from './command/run-command.ts'
-import type { Config, NodeConfig } from './config.ts'
+import type { Config, LdapConfig, NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
+import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
+import { AccessTokens } from './directory/access-tokens.ts'
+import { DomainAccounts } from './directory/domain-accounts.ts'
 import { Invites } from './directory/invites.ts'
 import { Keys } from './directory/keys.ts'
+import { Ldap } from './directory/ldap.ts'
 import { parsePublicKey, type PublicKey } from './directory/public-key.ts'
+import { SignInLinks } from './directory/sign-in-links.ts'
 import { type User, Users } from './directory/users.ts'
 import { UserError } from './errors.ts'
 import type { Log } from './log.ts'
@@ -24,6 +29,8 @@ import { Tokens } from './snapshots/tokens.ts'
 import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
+import type { WebServer } from './web/server.ts'
+import { Sessions } from './web/sessions.ts'
 
 /** berth, joined together. Nothing listens before `startEndpoints`. */
 export interface App {
@@ -33,15 +40,15 @@ export interface App {
   readonly users: Users
   readonly keys: Keys
   readonly invites: Invites
+  readonly links: SignInLinks
   readonly operations: Operations
   readonly containers: Containers
   readonly snapshots: Snapshots
+  readonly members: Members
   readonly audit: Audit
   lxdFor(node: NodeConfig): LxdClient
   /** Forgets the connection to a node, whose credentials have changed. */
   reconnect(node: NodeConfig): Promise<void>
-  /** Ends the manage sessions of a user who was disabled or removed. */
-  endUser(userId: number): void
   /** Listens on every manage endpoint and brings back what should run; for the one process that owns the state. */
   startEndpoints(): Promise<void>
   /** Stops listening, lets running operations end, and closes the database. */
@@ -72,6 +79,8 @@ export function createApp(config: Config, log: Log): App {
   const users = new Users(database, config.ports)
   const keys = new Keys(database)
   const invites = new Invites(database, users, keys)
+  const accounts = new DomainAccounts(database, users)
+  const links = new SignInLinks(database, users, accounts)
   const operations = new Operations(database)
   const audit = new Audit(database)
   const clients = new Map<string, LxdClient>()
@@ -95,7 +104,59 @@ export function createApp(config: Config, log: Log): App {
   const replacements = new Replacements({ config, containers, operations, users, archives: snapshots.directory })
   const nodesOf = (user: User) => containers.nodesOf(user)
   const schedule = new Schedule({ config, snapshots, users, log, nodesOf })
+  const sessions = new Sessions(database)
   let server: SshServer | undefined
+  let ldap: Ldap | undefined
+  let web: WebServer | undefined
+
+  /** Signing in with the lab's directory, whose word holds for the manage endpoints and containers too where `whenGone` says so. */
+  function joinLdap(ldapConfig: LdapConfig): Ldap {
+    const shutsOut = ldapConfig.whenGone === 'disable'
+    return new Ldap({
+      config: ldapConfig,
+      accounts,
+      users,
+      log,
+      async onGone(user) {
+        sessions.endAll(user.id)
+        if (!shutsOut) return
+        server?.endUser(user.id)
+        const nodes = await containers.disable(user, { keepRunning: true })
+        log.info({ user: user.name, nodes }, "shut out as the lab's directory has it")
+      },
+      async onBack(user) {
+        if (shutsOut && user.state === 'enabled') await containers.enable(user)
+      }
+    })
+  }
+  const hangUp = (userId: number) => {
+    sessions.endAll(userId)
+    server?.endUser(userId)
+  }
+  const members = new Members({ database, users, invites, containers, archives: snapshots, hangUp })
+
+  async function startWeb(hostPublicKey: string): Promise<WebServer | undefined> {
+    if (config.web.listen === 'off') return undefined
+    // Only here: the command line has no use for a web server.
+    const { startWebServer } = await import('./web/server.ts')
+    return startWebServer({
+      config,
+      users,
+      keys,
+      invites,
+      links,
+      passwords: ldap,
+      accounts,
+      accessTokens: new AccessTokens(database),
+      sessions,
+      containers,
+      members,
+      audit,
+      hostPublicKey,
+      log,
+      lxdFor
+    })
+  }
 
   return {
     config,
@@ -104,16 +165,17 @@ export function createApp(config: Config, log: Log): App {
     users,
     keys,
     invites,
+    links,
     operations,
     containers,
     snapshots,
+    members,
     audit,
     lxdFor,
     async reconnect(node) {
       await clients.get(node.name)?.close()
       clients.delete(node.name)
     },
-    endUser: userId => server?.endUser(userId),
     async startEndpoints() {
       const interrupted = operations.takeOver()
       if (interrupted.closed + interrupted.unresolved > 0) log.warn(interrupted, 'operations were interrupted')
@@ -123,6 +185,7 @@ export function createApp(config: Config, log: Log): App {
         containers,
         invites,
         keys,
+        links,
         snapshots,
         replacements,
         tokens,
@@ -142,10 +205,15 @@ export function createApp(config: Config, log: Log): App {
       replacements.keepTidy()
       void snapshots.removeStrays(users.list())
       schedule.start()
+      ldap = config.ldap && joinLdap(config.ldap)
+      ldap?.startRechecking()
+      web = await startWeb(hostKey.publicKey)
       void containers.resume(id => users.byId(id))
     },
     async close() {
       schedule.stop()
+      await ldap?.stopRechecking()
+      await web?.close()
       await server?.close()
       await operations.close()
       await replacements.close()

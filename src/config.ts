@@ -135,13 +135,70 @@ const schedule = z.preprocess(
   given => (typeof given === 'string' ? { all: given } : given),
   z.strictObject({ all: cronOrOff.default('off'), users: z.record(z.string(), cronOrOff).default({}) })
 )
+/** `127.0.0.1:8080` or `[::1]:8080` → address and port; undefined for anything else. */
+export function parseListen(text: string): { host: string; port: number } | undefined {
+  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? []
+  const host = bracketed ?? plain
+  if (host === undefined || isIP(host) === 0 || Number(digits) > 65535) return undefined
+  return { host, port: Number(digits) }
+}
+
+const web = z.strictObject({
+  listen: z
+    .string()
+    .refine(
+      text => text === 'off' || parseListen(text) !== undefined,
+      'expected an address and a port such as 127.0.0.1:8080, or off'
+    )
+    .default('127.0.0.1:8080'),
+  publicUrl: z
+    .url({ protocol: /^https?$/ })
+    .refine(url => new URL(url).pathname === '/', 'expected an address without a path')
+    .optional(),
+  tls: z.strictObject({ cert: absolutePath, key: absolutePath }).optional(),
+  trustProxy: z.array(z.union([ip, cidr])).default(['127.0.0.1', '::1']),
+  admins: z.array(z.string()).default([])
+})
+
+/** `90s`, `15m`, `2h`, `7d` → milliseconds. */
+const duration = z.string().transform((text, context) => {
+  const [, count, unit = ''] = /^(\d{1,6})([smhd])$/.exec(text) ?? []
+  if (count === undefined || Number(count) === 0) {
+    context.addIssue({ code: 'custom', message: 'expected a time such as 15m' })
+    return z.NEVER
+  }
+  return Number(count) * ({ s: 1, m: 60, h: 3600, d: 86_400 }[unit] as number) * 1000
+})
+const attribute = z.string().regex(/^[A-Za-z][A-Za-z0-9-]*$/, 'expected the name of an LDAP attribute')
+const withLogin = z.string().refine(text => text.includes('{{login}}'), 'expected {{login}} where the name goes')
+
+const ldap = z.strictObject({
+  url: z.string().regex(/^ldaps?:\/\/[^/@?#\s]+$/, 'expected ldaps://host or ldap://host'),
+  startTls: z.boolean().default(false),
+  ca: absolutePath.optional(),
+  bindDn: z.string().min(1).optional(),
+  bindPasswordFile: absolutePath.optional(),
+  // A bare {{login}} could be made the name of a SASL mechanism.
+  bindTemplate: withLogin.refine(text => /[=@\\]/.test(text), 'expected a DN or name@domain').optional(),
+  base: z.string().min(1),
+  userFilter: withLogin.regex(/^\(.+\)$/, 'expected a filter in brackets').default('(uid={{login}})'),
+  requiredGroup: z.string().min(1).optional(),
+  nameAttribute: attribute.default('uid'),
+  displayNameAttribute: attribute.default('cn'),
+  emailAttribute: attribute.default('mail'),
+  adoptUsers: z.boolean().default(true),
+  recheck: z.union([z.literal('off'), duration]).prefault('15m'),
+  whenGone: z.enum(['disable', 'web']).default('disable'),
+  timeout: duration.prefault('5s')
+})
 
 const schema = z.strictObject({
   stateDir: absolutePath.default('/var/lib/berth'),
   ports: portRange.prefault({ from: 22000, to: 22999 }),
   forwardPorts: portRange.prefault({ from: 11000, to: 11999 }),
   ssh: z.strictObject({ listen: ip.default('0.0.0.0'), userCa: absolutePath.optional() }).prefault({}),
-  web: z.strictObject({ listen: z.string().default('127.0.0.1:8080'), publicUrl: z.url().optional() }).prefault({}),
+  web: web.prefault({}),
+  ldap: ldap.optional(),
   nodes: z.record(nodeName, node).refine(nodes => Object.keys(nodes).length > 0, 'expected at least one node'),
   templates: z.array(z.strictObject({ name: lxdName, image: lxdName, description: z.string().default('') })).min(1),
   snapshots: z
@@ -159,6 +216,7 @@ const schema = z.strictObject({
 })
 
 type Parsed = z.output<typeof schema>
+export type LdapConfig = z.output<typeof ldap>
 export type PortRange = z.output<typeof portRange>
 export type Template = Parsed['templates'][number]
 export type NodeConfig = z.output<typeof node> & { readonly name: string }
@@ -231,6 +289,7 @@ function crossFaults(config: Parsed, nodes: ReadonlyMap<string, NodeConfig>): st
   )
   const { ports, forwardPorts } = config
   if (ports.from <= forwardPorts.to && forwardPorts.from <= ports.to) faults.push('forwardPorts overlaps ports')
+  if (config.ldap) faults.push(...ldapFaults(config.ldap))
   for (const node of nodes.values()) {
     const at = `nodes.${node.name}`
     for (const range of ['ports', 'forwardPorts'] as const) {
@@ -255,6 +314,21 @@ function crossFaults(config: Parsed, nodes: ReadonlyMap<string, NodeConfig>): st
       }
     }
   }
+  return faults
+}
+
+function ldapFaults({ url, startTls, bindDn, bindPasswordFile, bindTemplate, recheck }: LdapConfig): string[] {
+  const faults: string[] = []
+  const isLocal = /^ldap:\/\/(localhost|127\.[\d.]+|\[::1\])(:\d+)?$/.test(url)
+  if (url.startsWith('ldap:') && !startTls && !isLocal)
+    faults.push('ldap.url: passwords would cross the network in the clear: use ldaps://, or add startTls: true')
+  if (url.startsWith('ldaps:') && startTls) faults.push('ldap.startTls: ldaps:// is TLS from the start')
+  if ((bindDn === undefined) !== (bindPasswordFile === undefined))
+    faults.push('ldap.bindDn: bindDn and bindPasswordFile belong together')
+  if (bindDn === undefined && bindTemplate === undefined)
+    faults.push('ldap: needs bindDn and bindPasswordFile (a service account), or bindTemplate')
+  if (bindDn === undefined && recheck !== 'off')
+    faults.push('ldap.recheck: only bindDn may look members up again; without it write recheck: off')
   return faults
 }
 

@@ -15,6 +15,7 @@ const MEMBER_REASONS = {
   'bad-user-name': { exitCode: 65, words: 'That is not a valid user name.' },
   'archive-refused': { exitCode: 65, words: 'The archive is refused.' },
   'node-unavailable': { exitCode: 69, words: 'The node does not answer.' },
+  'no-web': { exitCode: 69, words: 'There are no web pages here.' },
   'image-missing': { exitCode: 69, words: 'The template has no image on this node.' },
   'snapshots-unavailable': { exitCode: 69, words: 'The place for snapshots cannot be used.' },
   'image-unfit': { exitCode: 69, words: 'The template cannot run on this node.' },
@@ -41,6 +42,19 @@ const MEMBER_REASONS = {
   'key-taken': { exitCode: 77, words: 'That key belongs to another user.' }
 } as const
 
+/** These only somebody in front of the web pages. */
+const WEB_REASONS = {
+  'bad-request': { exitCode: 64, words: 'That request is not understood.' },
+  'no-such-page': { exitCode: 64, words: 'There is no such page.' },
+  'too-large': { exitCode: 65, words: 'That is too much at once.' },
+  'signed-out': { exitCode: 77, words: 'You are not signed in.' },
+  'too-many-tries': { exitCode: 75, words: 'That was tried too often.' },
+  'form-expired': { exitCode: 77, words: 'The form was too old to be trusted.' },
+  'sign-in-failed': { exitCode: 77, words: 'That name and password do not let you in.' },
+  'link-invalid': { exitCode: 77, words: 'That link is wrong, used or expired.' },
+  'directory-unavailable': { exitCode: 69, words: "The lab's directory does not answer." }
+} as const
+
 /** These only an admin, on berth's own command line. */
 const ADMIN_REASONS = {
   'unknown-user': { exitCode: 64, words: 'There is no such user.' },
@@ -54,7 +68,7 @@ const ADMIN_REASONS = {
   'shutting-down': { exitCode: 75, words: 'berth is shutting down.' }
 } as const
 
-const REASONS = { ...MEMBER_REASONS, ...ADMIN_REASONS }
+const REASONS = { ...MEMBER_REASONS, ...WEB_REASONS, ...ADMIN_REASONS }
 
 export type MemberReason = keyof typeof MEMBER_REASONS
 export type Reason = keyof typeof REASONS

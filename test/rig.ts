@@ -215,11 +215,12 @@ export class Member {
 
   async fetchConfig(): Promise<void> {
     const bare = this.rig.manageArguments(this.name, this.identity)
-    const [config, knownHosts] = [await run([...bare, 'config']), await run([...bare, 'known-hosts'])]
+    const [config, knownHosts] = [await run([...bare, 'config --no-wake']), await run([...bare, 'known-hosts'])]
     if (config.code !== 0 || knownHosts.code !== 0) throw new Error(config.stderr + knownHosts.stderr)
-    const options = `Host *\n  IdentityFile ${this.identity}\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile ${this.#knownHosts}\n  StrictHostKeyChecking yes\n  BatchMode yes\n`
+    const options = `Host *\n  IdentityFile ${this.identity}\n  IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile ${this.#knownHosts}\n  StrictHostKeyChecking yes\n  BatchMode yes\n  ControlMaster no\n  ControlPath none\n`
     writeFileSync(this.#knownHosts, knownHosts.stdout)
-    writeFileSync(this.sshConfig, `${config.stdout}\n${options}`)
+    // Before the printed lines, for the first value of an option is the one that counts.
+    writeFileSync(this.sshConfig, `${options}${config.stdout}`)
   }
 
   /** `ssh gpu1-manage …`; the words after any ssh options. */

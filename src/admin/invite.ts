@@ -1,26 +1,20 @@
 import { z } from 'zod'
+import { enrolLine } from '../command/lines.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import { defineAction } from './action.ts'
 import { defineCommand, jsonOption } from './admin-command.ts'
+import { inviteUrl, webAddress } from '../directory/sign-in-links.ts'
 import { formatTime } from './console.ts'
 
 const createInvite = defineAction('invite', z.strictObject({ name: z.string() }), (app, { name }) => {
-  // Both or neither: a user without a code would be a surprise in the next `user list`.
-  const invite = app.database.transaction(() => {
-    const known = app.users.find(name)
-    const user = known ?? app.users.add(name)
-    return { created: known === undefined, state: user.state, fixedPort: user.fixedPort, ...app.invites.create(user) }
-  })
-  return invite.immediate()
+  const { user, ...invite } = app.members.invite(name)
+  return { ...invite, state: user.state, fixedPort: user.fixedPort }
 })
 
 export const inviteActions = [createInvite]
 
 /** The node a member meets first: the first of berth.yaml. */
 export const firstNode = (config: Config): NodeConfig => [...config.nodes.values()][0] as NodeConfig
-
-const enrolLine = (node: NodeConfig, name: string, code: string): string =>
-  `ssh -p ${node.managePort} -i ~/.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@${node.manageAddress} ${name} ${code}`
 
 export const invite = defineCommand({
   command: 'invite <name>',
@@ -33,8 +27,10 @@ ends the one before. The key enrolled is the one that the member's SSH client ha
     const config = loadConfig()
     const { created, state, fixedPort, code, expiresAtMs } = await perform(createInvite, { name })
     const nodes = [...config.nodes.values()]
+    const address = webAddress(config.web)
+    const link = address === undefined ? undefined : inviteUrl(address, code)
     const lines = nodes.map(node => ({ node: node.name, line: enrolLine(node, name, code) }))
-    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, lines })
+    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, lines, link })
     if (created) console.out(`User ${name} is new, with fixed port ${fixedPort}.`)
     if (state === 'disabled') console.err(`${name} is disabled: the code works after \`berth user enable ${name}\`.`)
     console.out(`Send this to ${name}; it works once, until ${formatTime(expiresAtMs)}:
@@ -43,6 +39,11 @@ ends the one before. The key enrolled is the one that the member's SSH client ha
     ssh-keygen -t ed25519
     # then, once:
     ${(lines[0] as { line: string }).line}
+`)
+    if (link !== undefined)
+      console.out(`Or this, for the browser; the code works for one of the two:
+
+    ${link}
 `)
     if (nodes.length > 1) {
       const others = nodes.slice(1).map(node => `${node.manageAddress} port ${node.managePort}`)

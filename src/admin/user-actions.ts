@@ -67,31 +67,20 @@ export const showUser = defineAction(
   { readOnly: true }
 )
 
+export const linkUser = defineAction('user.link', named, (app, { name }) => app.links.create(app.users.need(name)))
+
 export const disableUser = defineAction(
   'user.disable',
   z.strictObject({ name: z.string(), keepRunning: z.boolean() }),
-  async (app, { name, keepRunning }, report) => {
-    const user = app.users.setState(app.users.need(name), 'disabled')
-    app.endUser(user.id)
-    return app.containers.disable(user, { keepRunning }, report)
-  }
+  (app, { name, keepRunning }, report) => app.members.disable(app.users.need(name), { keepRunning }, report)
 )
 
-export const enableUser = defineAction('user.enable', named, async (app, { name }, report) => {
-  const user = app.users.setState(app.users.need(name), 'enabled')
-  return app.containers.enable(user, report)
-})
+export const enableUser = defineAction('user.enable', named, (app, { name }, report) =>
+  app.members.enable(app.users.need(name), report)
+)
 
-export const removeUser = defineAction('user.remove', named, async (app, { name }, report) => {
-  // Disabled first: nobody may start anew what is being deleted, and a removal that a dead node interrupts stays safe.
-  const user = app.users.setState(app.users.need(name), 'disabled')
-  app.endUser(user.id)
-  // Without the NAS not even the containers go: a user half removed is nobody's.
-  if (app.snapshots.records.listFor(user).length > 0) await app.snapshots.directory.check()
-  const containers = await app.containers.remove(user, report)
-  const directoryGone = await app.snapshots.removeAll(user)
-  app.users.remove(user)
-  return { containers, directoryGone }
-})
+export const removeUser = defineAction('user.remove', named, (app, { name }, report) =>
+  app.members.remove(app.users.need(name), report)
+)
 
-export const userActions = [addUser, listUsers, showUser, disableUser, enableUser, removeUser]
+export const userActions = [addUser, listUsers, showUser, linkUser, disableUser, enableUser, removeUser]

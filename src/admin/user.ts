@@ -1,5 +1,6 @@
 import type { Argv } from 'yargs'
 import type { NodeOutcome } from '../containers/containers.ts'
+import { linkUrl, webAddress } from '../directory/sign-in-links.ts'
 import { UserError } from '../errors.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
 import { formatBytes } from '../command/units.ts'
@@ -12,6 +13,7 @@ import {
   type ContainerEntry,
   disableUser,
   enableUser,
+  linkUser,
   listUsers,
   removeUser,
   showUser
@@ -122,6 +124,24 @@ function printOutcomes(console: Console, name: string, nodes: NodeOutcome[]): nu
   return nodes.some(({ fault }) => fault !== undefined) ? 75 : 0
 }
 
+const link = defineCommand({
+  command: 'link <name>',
+  describe: 'make a link that signs a user in to the web pages, once',
+  epilogue:
+    'It works once, within 10 minutes. A new one ends the one before; so does `ssh NODE-manage web` of the member.',
+  builder: yargs => withName(yargs).option('json', jsonOption),
+  async handler({ name, json }, { console, perform, loadConfig }) {
+    const address = webAddress(loadConfig().web)
+    if (address === undefined) {
+      throw new UserError('no-web', undefined, { hint: 'Set web.listen in berth.yaml, and restart berth.' })
+    }
+    const { secret, expiresAtMs } = await perform(linkUser, { name })
+    const url = linkUrl(address, secret)
+    if (json) return console.json({ name, url, expiresAtMs })
+    console.out(url)
+  }
+})
+
 const disable = defineCommand({
   command: 'disable <name>',
   describe: 'shut a user out everywhere',
@@ -185,5 +205,5 @@ ${countSnapshots(user.snapshots)}, and the containers with everything in them on
 export const user: AdminGroup = {
   command: 'user',
   describe: 'members of the lab',
-  commands: [add, list, show, disable, enable, remove]
+  commands: [add, list, show, link, disable, enable, remove]
 }

@@ -6,7 +6,8 @@ export interface AuditEntry {
   readonly session: string
   readonly login: string
   readonly user: string | undefined
-  readonly fingerprint: string
+  /** Undefined for what was done in a browser. */
+  readonly fingerprint: string | undefined
   readonly address: string
   readonly node: string
   readonly words: string
@@ -24,6 +25,8 @@ export interface AuditRow extends AuditEntry {
 export interface AuditQuery {
   readonly user?: string | undefined
   readonly sinceMs?: number | undefined
+  /** Those older than this row alone, to go on where a list ended. */
+  readonly beforeId?: number | undefined
   readonly limit?: number | undefined
 }
 
@@ -38,7 +41,7 @@ export class Audit {
   /** Opens a row; the function returned closes it. */
   open(entry: AuditEntry): (exitCode: number, reason: Reason | undefined) => void {
     const atMs = Date.now()
-    const { session, login, user = null, fingerprint, address, node, words } = entry
+    const { session, login, user = null, fingerprint = null, address, node, words } = entry
     const opened = this.#database.prepare(
       `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
        VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
@@ -54,14 +57,14 @@ export class Audit {
   }
 
   /** Oldest first; the newest `limit` rows (1000 unless told). */
-  list({ user, sinceMs = 0, limit = 1000 }: AuditQuery = {}): AuditRow[] {
+  list({ user, sinceMs = 0, beforeId = Number.MAX_SAFE_INTEGER, limit = 1000 }: AuditQuery = {}): AuditRow[] {
     const rows = this.#database
-      .prepare<[number, string | null, string | null, number], Record<string, unknown>>(
+      .prepare<[number, number, string | null, string | null, number], Record<string, unknown>>(
         `SELECT id, at_ms AS atMs, session, login, user, fingerprint, address, node, words, reason,
                 exit_code AS exitCode, duration_ms AS durationMs
-         FROM audit WHERE at_ms >= ? AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?`
+         FROM audit WHERE at_ms >= ? AND id < ? AND (? IS NULL OR user = ?) ORDER BY id DESC LIMIT ?`
       )
-      .all(sinceMs, user ?? null, user ?? null, limit)
+      .all(sinceMs, beforeId, user ?? null, user ?? null, limit)
     return rows
       .reverse()
       .map(

@@ -37,6 +37,8 @@ export interface Invocation {
   readonly node: NodeConfig
   /** Address of the client. */
   readonly address: string
+  /** What the client calls itself (RFC 4253 section 4.2), as `OpenSSH_9.2p1`. */
+  readonly software: string
   readonly reply: Reply
   readonly stdin: Readable
   /** stdout and stderr of the channel as bytes, for `shell`; everything else speaks through `reply`. */

@@ -13,3 +13,7 @@ export const plainManageLine = (node: NodeConfig, login: string, words: string):
 
 export const plainLoginLine = (node: NodeConfig, user: User): string =>
   `ssh -p ${user.fixedPort} ${user.name}@${node.address}`
+
+/** Enrols the key that the client proves, with a one-time code. */
+export const enrolLine = (node: NodeConfig, name: string, code: string): string =>
+  `ssh -p ${node.managePort} -i ~/.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@${node.manageAddress} ${name} ${code}`

@@ -6,10 +6,12 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
-import type { Journal, Operations, Report, RunOptions } from '../operations/operations.ts'
+import { STATUS } from '../lxd/instances.ts'
+import type { Journal, Operations, Report, RunningOperation, RunOptions } from '../operations/operations.ts'
 import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
 import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
+import { findContainer } from './find-container.ts'
 import { Health } from './health.ts'
 import { HostKeys, type GenerateHostKey, type HostKey } from './host-keys.ts'
 import { KeptContainers } from './kept-containers.ts'
@@ -45,6 +47,10 @@ const DEFAULT_STOP_TIMEOUT_MS = 30_000
 /** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
 const BUSY_PATIENCE_MS = 120_000
 const BUSY_PAUSE_MS = 250
+const PUT_AWAY_ATTEMPTS = 5
+const PUT_AWAY_PAUSE_MS = 1000
+/** Operations at whose end the container runs. */
+const COMES_UP: ReadonlySet<string> = new Set(['register', 'start', 'restart'])
 const silent: Report = () => {}
 
 /** What became of a member's container on one node; `fault` when nothing did. */
@@ -104,6 +110,27 @@ export class Containers {
     return this.change(user, node, 'start', report, async tell => ({ already: await this.#start(user, node, tell) }))
   }
 
+  /**
+   * Starts the container for somebody who is about to log in, unless its owner stopped it; `onStart` is called if it has to be
+   * waited for.
+   * @throws UserError `not-running` after a stop; `not-registered`, `busy`, and what `start` throws
+   */
+  async wake(user: User, node: NodeConfig, onStart: () => void): Promise<void> {
+    const record = this.parts.records.need(user, node.name)
+    const running = this.#operations.running(user, node.name)
+    if (!running && record.provisionedAtMs !== undefined && (await this.#isUp(user, node))) return
+    const comesUp = running !== undefined && COMES_UP.has(running.kind)
+    if (!record.shouldRun && !comesUp) {
+      throw new UserError('not-running', 'It was stopped on purpose, so a login does not start it.', {
+        hint: `Start it with: ssh ${node.name}-manage`
+      })
+    }
+    onStart()
+    const start = () => this.#changeWhenFree(user, node, 'start', silent, tell => this.#start(user, node, tell))
+    if (!comesUp && running) await this.start(user, node)
+    else await this.#untilPutAway(start)
+  }
+
   stop(
     user: User,
     node: NodeConfig,
@@ -141,9 +168,20 @@ export class Containers {
     return reading
   }
 
-  /** The member's list of keys as it is now, to every node at once; each takes at most 5 s. */
-  async pushKeys(user: User): Promise<KeyPush[]> {
-    const pushed = await Promise.all(this.#nodes().map(node => pushKeys(this.parts, user, node)))
+  /** What is being done to the member's container now, without asking anybody. */
+  running(user: User, node: NodeConfig): RunningOperation | undefined {
+    return this.#operations.running(user, node.name)
+  }
+
+  /** The member's list of keys as it is now, to every node at once; each takes at most 5 s and is told of when it has ended. */
+  async pushKeys(user: User, onPush: (push: KeyPush) => void = () => {}): Promise<KeyPush[]> {
+    const pushed = await Promise.all(
+      this.#nodes().map(async node => {
+        const push = await pushKeys(this.parts, user, node)
+        onPush(push)
+        return push
+      })
+    )
     for (const node of this.#nodes()) this.#forget(node, user)
     return pushed
   }
@@ -180,6 +218,11 @@ export class Containers {
   /** The names of the nodes where the member has a container. */
   nodesOf(user: User): string[] {
     return this.parts.records.listFor(user).map(({ node }) => node)
+  }
+
+  /** How many members have a container on a node. */
+  countOn(node: NodeConfig): number {
+    return this.parts.records.listOn(node.name).length
   }
 
   ensureNode(node: NodeConfig): Promise<NodeFacts> {
@@ -252,6 +295,25 @@ export class Containers {
 
   #nodes(): NodeConfig[] {
     return [...this.parts.config.nodes.values()]
+  }
+
+  /** LXD calls a container stopped that has just gone down by itself, and refuses to start it while it still tidies up. */
+  async #untilPutAway(start: () => Promise<unknown>): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await start()
+        return
+      } catch (error) {
+        if (!(error instanceof UserError) || error.reason !== 'start-failed' || attempt === PUT_AWAY_ATTEMPTS)
+          throw error
+        await sleep(PUT_AWAY_PAUSE_MS)
+      }
+    }
+  }
+
+  async #isUp(user: User, node: NodeConfig): Promise<boolean> {
+    const instance = await findContainer(this.parts.lxdFor(node), node, user)
+    return instance?.status_code === STATUS.running
   }
 
   async #start(user: User, node: NodeConfig, report: Report): Promise<boolean> {

@@ -37,6 +37,31 @@ export class Invites {
     return { code, expiresAtMs }
   }
 
+  /** Would the code let somebody in? Spends nothing, so that what only looks at links does not use them up. */
+  peek(code: string): boolean {
+    return (
+      this.#database
+        .prepare('SELECT 1 FROM invites WHERE code_sha256 = ? AND used_at_ms IS NULL AND expires_at_ms > ?')
+        .get(hashCode(code), Date.now()) !== undefined
+    )
+  }
+
+  /** Spends a code for one sign-in to the web pages, where its user then adds a key. @throws UserError `invite-invalid`, `user-disabled` */
+  redeemForWeb(code: string): User {
+    return this.#database
+      .transaction(() => {
+        const now = Date.now()
+        const spent = this.#database
+          .prepare<[number, Buffer, number], { user_id: number }>(
+            `UPDATE invites SET used_at_ms = ? WHERE code_sha256 = ? AND used_at_ms IS NULL AND expires_at_ms > ?
+             RETURNING user_id`
+          )
+          .get(now, hashCode(code), now)
+        return this.#invited(spent)
+      })
+      .immediate()
+  }
+
   /**
    * Spends a code and gives its user the key that was proven; both or neither.
    * @throws UserError `invite-invalid` for a wrong, foreign, used or expired code alike; `user-disabled`, `key-taken`
@@ -52,17 +77,22 @@ export class Invites {
              RETURNING user_id`
           )
           .get(now, userName, hashCode(code), now)
-        const user = spent && this.#users.byId(spent.user_id)
-        if (!user)
-          throw new UserError('invite-invalid', undefined, {
-            hint: 'Ask your admin for a new one (berth invite NAME), and type it with the name it was made for.'
-          })
-        if (user.state === 'disabled') throw new UserError('user-disabled', undefined, { hint: 'Ask your admin.' })
+        const user = this.#invited(spent)
         const known = this.#keys.find(key.fingerprint)
         if (known?.userId === user.id) return { user, added: false }
         this.#keys.add(user, key)
         return { user, added: true }
       })
       .immediate()
+  }
+
+  #invited(spent: { user_id: number } | undefined): User {
+    const user = spent && this.#users.byId(spent.user_id)
+    if (!user)
+      throw new UserError('invite-invalid', undefined, {
+        hint: 'Ask your admin for a new one (berth invite NAME), and type it with the name it was made for.'
+      })
+    if (user.state === 'disabled') throw new UserError('user-disabled', undefined, { hint: 'Ask your admin.' })
+    return user
   }
 }

@@ -27,3 +27,23 @@ export function checkUserName(name: string): string {
   }
   return name
 }
+
+const MAX_LENGTH = 31
+
+/**
+ * The user name for a name of the lab's directory that may be none (dots, capitals, digits first): `Jane.Doe` → `jane-doe`, and for
+ * the second attempt `jane-doe-2`. Undefined when that one is reserved.
+ */
+export function userNameFor(login: string, attempt: number): string | undefined {
+  const letters = login
+    .normalize('NFKD')
+    .replace(/@.*/, '')
+    .toLowerCase()
+    .replace(/\p{M}/gu, '')
+    .replaceAll(/[^a-z0-9]+/g, '-')
+    .replaceAll(/^-+/g, '')
+  const base = /^[a-z]/.test(letters) ? letters : `u${letters}`
+  const suffix = attempt === 1 ? '' : `-${attempt}`
+  const name = base.slice(0, MAX_LENGTH - suffix.length).replace(/-+$/, '') + suffix
+  return RESERVED.has(name) ? undefined : name
+}

@@ -17,7 +17,9 @@ export interface User {
 /** How long a released fixed port is kept from new users. */
 const PORT_REST_MS = 30 * 24 * 3600 * 1000
 
-const COLUMNS = 'id, name, fixed_port AS fixedPort, state, created_at_ms AS createdAtMs'
+/** Whom the lab's directory shuts out is disabled for as long as it does, and without touching what the admin has set. */
+const COLUMNS = `id, name, fixed_port AS fixedPort, created_at_ms AS createdAtMs,
+  iif(EXISTS (SELECT 1 FROM domain_accounts WHERE user_id = users.id AND shut_out = 1), 'disabled', state) AS state`
 
 export class Users {
   readonly #database: Database
@@ -71,9 +73,27 @@ export class Users {
     return this.#database.prepare<[], User>(`SELECT ${COLUMNS} FROM users ORDER BY name`).all()
   }
 
+  /** @returns the user as it is now: still disabled when the lab's directory shuts it out */
+  /** Those whose name holds the text or whose fixed port it is, by name; with the number of their keys, and how many there are in all. */
+  search(text: string, { offset = 0, limit = 50 } = {}): { users: (User & { keys: number })[]; total: number } {
+    const pattern = `%${text.toLowerCase().replaceAll(/[\\%_]/g, character => `\\${character}`)}%`
+    const matches = `WHERE name LIKE ? ESCAPE '\\' OR CAST(fixed_port AS TEXT) = ?`
+    const users = this.#database
+      .prepare<[string, string, number, number], User & { keys: number }>(
+        `SELECT ${COLUMNS}, (SELECT count(*) FROM keys WHERE user_id = users.id) AS keys
+         FROM users ${matches} ORDER BY name LIMIT ? OFFSET ?`
+      )
+      .all(pattern, text, limit, offset)
+    const total = this.#database
+      .prepare<[string, string], number>(`SELECT count(*) FROM users ${matches}`)
+      .pluck()
+      .get(pattern, text)
+    return { users, total: total ?? 0 }
+  }
+
   setState(user: User, state: UserState): User {
     this.#database.prepare('UPDATE users SET state = ? WHERE id = ?').run(state, user.id)
-    return { ...user, state }
+    return this.byId(user.id) ?? { ...user, state }
   }
 
   /** Forgets the user with keys, invites and host keys, and lets the fixed port rest. Containers must be gone before. */

@@ -32,14 +32,17 @@ const resourcesSchema = z
   .looseObject({
     cpu: z.looseObject({ total: z.number().default(0) }).prefault({}),
     memory: z.looseObject({ total: z.number().default(0), used: z.number().default(0) }).prefault({}),
-    gpu: z.looseObject({ cards: listOf(cardSchema) }).prefault({ cards: [] })
+    gpu: z.looseObject({ cards: listOf(cardSchema) }).prefault({ cards: [] }),
+    load: z.looseObject({ Average1Min: z.number() }).nullish()
   })
-  .transform(({ cpu, memory, gpu }) => ({
+  .transform(({ cpu, memory, gpu, load }) => ({
     /** Hardware threads. */
     cpus: cpu.total,
     memoryBytes: memory.total,
     usedMemoryBytes: memory.used,
-    gpus: gpu.cards
+    gpus: gpu.cards,
+    /** Of the last minute (getloadavg(3)); newer servers only. */
+    loadAverage: load?.Average1Min
   }))
 export type Resources = z.output<typeof resourcesSchema>
 

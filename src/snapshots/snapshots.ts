@@ -175,6 +175,11 @@ export class Snapshots {
     }
   }
 
+  /** Before a user's containers are deleted: without the NAS the user would be left half removed. @throws UserError `snapshots-unavailable` */
+  async needRemovable(user: User): Promise<void> {
+    if (this.records.listFor(user).length > 0) await this.directory.check()
+  }
+
   /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
   async removeAll(user: User): Promise<boolean> {
     const records = this.records.listFor(user)

@@ -56,6 +56,8 @@ interface Visitor {
   settle(): void
   wire?: Wire
   principal?: Principal
+  /** Whose the key was at the login: nobody's for a certificate, or before it is enrolled. */
+  keyOwner?: number | undefined
 }
 
 /** Listens on the manage endpoint of every node. @throws UserError `port-taken`, or what else listen(2) says */
@@ -71,9 +73,9 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     keepaliveInterval: limits.keepaliveMs,
     keepaliveCountMax: 3
   })
-  engine.on('connection', client => {
+  engine.on('connection', (client, { header }) => {
     const visitor = visitors.get(socketOf(client))
-    if (visitor) serve(client, visitor)
+    if (visitor) serve(client, visitor, header.versions.software)
   })
 
   const listeners: Server[] = []
@@ -128,18 +130,24 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     engine.injectSocket(socket)
   }
 
-  function serve(client: ssh2.Connection, visitor: Visitor): void {
+  function serve(client: ssh2.Connection, visitor: Visitor, software: string): void {
     let sessions = 0
     const wire = new Wire(client, session => {
       const sessionId = `${visitor.id}-${++sessions}`
       const { principal, node, address } = visitor
       if (!principal) return
+      // Clients that share connections would go on with a key that is no more.
+      if (visitor.keyOwner !== undefined && options.keys.find(principal.key.fingerprint)?.userId !== visitor.keyOwner) {
+        wire.disconnect('the key of this connection was removed')
+        return
+      }
       serveSession(session, {
         sessionId,
         wire,
         principal,
         node,
         address,
+        software,
         run,
         log: visitor.log.child({ session: sessionId })
       })
@@ -158,6 +166,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       const principal = dialogue.answer(request)
       if (!principal) return
       visitor.principal = principal
+      visitor.keyOwner = options.keys.find(principal.key.fingerprint)?.userId
       visitor.settle()
       gate.loggedIn(visitor.address, Date.now())
       touch(principal, visitor)

@@ -16,6 +16,7 @@ export interface SessionContext {
   readonly principal: Principal
   readonly node: NodeConfig
   readonly address: string
+  readonly software: string
   readonly run: RunCommand
   readonly log: Log
 }
@@ -67,7 +68,7 @@ export function serveSession(session: Session, context: SessionContext): void {
   }
 
   async function execute(channel: ServerChannel, words: () => string[]): Promise<void> {
-    const { wire, sessionId, principal, node, address, run, log } = context
+    const { wire, sessionId, principal, node, address, software, run, log } = context
     // A client that sends after its own end of file makes the stream complain.
     channel.on('error', () => {})
     const writer = new ChannelWriter(wire, wire.outgoingOf(channel))
@@ -93,6 +94,7 @@ export function serveSession(session: Session, context: SessionContext): void {
       principal,
       node,
       address,
+      software,
       reply,
       stdin: input,
       stdout: writer.stdout,

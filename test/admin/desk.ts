@@ -18,7 +18,7 @@ export class Desk implements AsyncDisposable {
   readonly #daemons: ChildProcess[] = []
 
   configure(config: Record<string, unknown>): void {
-    writeFileSync(this.configPath, stringify({ stateDir: this.stateDir, ...config }))
+    writeFileSync(this.configPath, stringify({ stateDir: this.stateDir, web: { listen: 'off' }, ...config }))
   }
 
   /** `berth …` */

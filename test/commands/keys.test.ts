@@ -61,6 +61,18 @@ describe('keys', () => {
     expect(await run(login)).toMatchObject({ code: 255 })
   })
 
+  it('a key that was removed opens nothing more, not even on a connection that is open', async () => {
+    const lost = await rig.makeKey('lost')
+    expect(await alice.manage('keys add', { input: readFileSync(`${lost}.pub`) })).toMatchObject({ code: 0 })
+    const [ssh, ...words] = rig.manageArguments('alice', lost) as [string, ...string[]]
+    const sharing = ['-o', 'ControlMaster=auto', '-o', `ControlPath=${rig.directory}/shared`, '-o', 'ControlPersist=60']
+    const shared = [ssh, ...sharing, ...words]
+    expect(await run([...shared, 'status'])).toMatchObject({ code: 0 })
+    expect(await run([...shared, 'status'])).toMatchObject({ code: 0 })
+    expect(await alice.manage(`keys remove ${await fingerprintOf(`${lost}.pub`)}`)).toMatchObject({ code: 0 })
+    expect(await run([...shared, 'status'])).toMatchObject({ code: 255, stdout: '' })
+  })
+
   it("never touches the member's own authorized_keys", async () => {
     await alice.login('mkdir -p .ssh; echo "# mine" > .ssh/authorized_keys')
     const extra = await rig.makeKey('extra')

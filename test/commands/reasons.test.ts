@@ -65,6 +65,13 @@ async function addNodes(): Promise<void> {
   await rig.serve()
 }
 
+async function openWeb(): Promise<void> {
+  const config = parse(readFileSync(rig.configPath, 'utf8')) as object
+  writeFileSync(rig.configPath, stringify({ ...config, web: { listen: `127.0.0.1:${await freePort('127.0.0.1')}` } }))
+  await rig.end()
+  await rig.serve()
+}
+
 const manageOn = (node: string, member: Member, words: string) =>
   run(['ssh', '-F', member.sshConfig, `${node}-manage`, words])
 
@@ -135,6 +142,7 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
       inDatabase(database => database.prepare("UPDATE containers SET template = 'debian-12' WHERE node = 'gpu1'").run())
     }
   },
+  'no-web': () => alice.manage('web'),
   'image-missing': () => bob.manage('register --template ghost'),
   'node-unavailable': () => manageOn('dead', alice, 'register'),
   'cannot-create': () => manageOn('poolless', alice, 'register'),
@@ -294,6 +302,7 @@ const exitCodes: Record<MemberReason, number> = {
   'bad-user-name': 65,
   'archive-refused': 65,
   'node-unavailable': 69,
+  'no-web': 69,
   'image-missing': 69,
   'image-unfit': 69,
   'snapshots-unavailable': 69,
@@ -347,8 +356,13 @@ describe('every command', () => {
     expect(await run([...rig.manageArguments('enroll', await rig.makeKey('dora')), 'dora', code])).toMatchObject({
       code: 0
     })
-    for (const words of ['start', 'shell -- true', 'restart', 'stop', 'snapshot', 'recover', 'rebuild'])
+    for (const words of ['start', 'wake', 'shell -- true', 'restart', 'stop', 'snapshot', 'recover', 'rebuild'])
       expect(await alice.manage(words)).toMatchObject({ code: 0 })
+    await openWeb()
+    expect(await alice.manage('web')).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/\/link\/\S{22}\n$/) as string
+    })
     for (const words of ['stop', 'recover', 'rebuild']) expect(await alice.manage(words)).toMatchObject({ code: 0 })
     const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
     const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]

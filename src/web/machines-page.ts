@@ -1,0 +1,63 @@
+import type { FastifyInstance } from 'fastify'
+import { formatBytes } from '../command/units.ts'
+import type { NodeConfig } from '../config.ts'
+import { ANSWER_TIMEOUT_MS, blame, tellAdmin } from '../containers/translate.ts'
+import { listInstances, STATUS } from '../lxd/instances.ts'
+import { getResources } from '../lxd/resources.ts'
+import { getServer } from '../lxd/server.ts'
+import { Readings } from './readings.ts'
+import { needAdmin, type SiteParts } from './site.ts'
+
+const MOST_NAMES = 100
+
+/** Every node: does it answer, what is it, how loaded, which containers run. */
+export function addMachinesPage(app: FastifyInstance, parts: SiteParts): void {
+  const { config, containers, pages } = parts
+  const readings = new Readings<Awaited<ReturnType<typeof readMachine>>>()
+
+  app.get('/admin/machines', async (request, reply) => {
+    needAdmin(request)
+    const machines = await Promise.all(
+      [...config.nodes.values()].map(async node => {
+        const reading = await readings.take(node.name, () => readMachine(parts, node))
+        return {
+          node: node.name,
+          address: node.address,
+          manage: `${node.manageAddress}:${node.managePort}`,
+          registered: containers.countOn(node),
+          isAsking: !reading,
+          fault: reading?.fault && pages.explain(reading.fault, request.visitor.language),
+          machine: reading?.value
+        }
+      })
+    )
+    if (machines.some(({ isAsking }) => isAsking)) reply.header('refresh', '2')
+    return reply.page('machines', { machines })
+  })
+}
+
+async function readMachine({ lxdFor }: SiteParts, node: NodeConfig) {
+  const lxd = lxdFor(node)
+  const options = { timeoutMs: ANSWER_TIMEOUT_MS }
+  const [server, resources, instances] = await Promise.all([
+    getServer(lxd, options),
+    getResources(lxd, options),
+    listInstances(lxd, options)
+  ]).catch(blame(node, 'node-unavailable', tellAdmin(node)))
+  const running = instances.filter(instance => instance.status_code === STATUS.running)
+  return {
+    server: `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}`,
+    kernel: server.kernelVersion,
+    cpus: resources.cpus,
+    load: resources.loadAverage?.toFixed(2),
+    memory: {
+      used: formatBytes(resources.usedMemoryBytes),
+      of: formatBytes(resources.memoryBytes),
+      percent: Math.round((resources.usedMemoryBytes / Math.max(1, resources.memoryBytes)) * 100)
+    },
+    gpus: resources.gpus.map(card => ({ gpu: card.product || card.vendor || card.pciAddress })),
+    running: running.length,
+    names: running.slice(0, MOST_NAMES).map(({ name }) => ({ name })),
+    more: Math.max(0, running.length - MOST_NAMES)
+  }
+}
