@@ -117,7 +117,7 @@ export class Ldap {
   async #prove(connection: LdapConnection, login: string, password: string): Promise<Entry | undefined> {
     if (this.#config.bindDn === undefined) {
       const bound = await connection.bind(
-        this.#config.bindTemplate!.replaceAll('{{login}}', () => escapeDn(login)),
+        (this.#config.bindTemplate as string).replaceAll('{{login}}', () => escapeDn(login)),
         password
       )
       return bound ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
@@ -131,7 +131,7 @@ export class Ldap {
 
   /** @throws UserError `directory-unavailable` */
   async #bindService(connection: LdapConnection): Promise<void> {
-    if (await connection.bind(this.#config.bindDn!, this.#servicePassword ?? '')) return
+    if (await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) return
     throw new UserError('directory-unavailable', 'It does not take the account that berth looks people up with.', {
       hint: 'Tell your admin: ldap.bindDn and ldap.bindPasswordFile in berth.yaml.'
     })

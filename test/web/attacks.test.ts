@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { request } from 'node:http'
+import { type IncomingMessage, request } from 'node:http'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
@@ -324,7 +324,7 @@ describe('requests no browser sends', () => {
     for (const path of tricks) {
       const sent = request({ host: hostname, port, path })
       sent.end()
-      const [answer] = (await once(sent, 'response')) as [import('node:http').IncomingMessage]
+      const [answer] = (await once(sent, 'response')) as [IncomingMessage]
       let text = ''
       for await (const chunk of answer) text += String(chunk)
       expect(answer.statusCode, path).toBeGreaterThanOrEqual(300)
