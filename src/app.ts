@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { createCommands } from '../forced-commands/index.ts'
 import { Audit } from './command/audit.ts'
 import { createRunCommand } from './command/run-command.ts'
-import type { Config, LdapConfig, NodeConfig } from './config.ts'
+import { parseListen, type Config, type LdapConfig, type NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
 import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
@@ -136,10 +136,12 @@ export function createApp(config: Config, log: Log): App {
   const members = new Members({ database, users, invites, containers, archives: snapshots, hangUp })
 
   async function startWeb(hostPublicKey: string): Promise<WebServer | undefined> {
-    if (config.web.listen === 'off') return undefined
+    const listen = parseListen(config.web.listen)
+    if (!listen) return undefined
     // Only here: the command line has no use for a web server.
     const { startWebServer } = await import('./web/server.ts')
-    return startWebServer({
+    const started = await startWebServer({
+      listen,
       config,
       users,
       keys,
@@ -156,6 +158,8 @@ export function createApp(config: Config, log: Log): App {
       log,
       lxdFor
     })
+    log.info({ url: started.url }, 'web pages')
+    return started
   }
 
   return {

@@ -117,7 +117,7 @@ export class Ldap {
   async #prove(connection: LdapConnection, login: string, password: string): Promise<Entry | undefined> {
     if (this.#config.bindDn === undefined) {
       const bound = await connection.bind(
-        this.#config.bindTemplate!.replaceAll('{{login}}', () => escapeDn(login)),
+        (this.#config.bindTemplate as string).replaceAll('{{login}}', () => escapeDn(login)),
         password
       )
       return bound ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
@@ -131,7 +131,7 @@ export class Ldap {
 
   /** @throws UserError `directory-unavailable` */
   async #bindService(connection: LdapConnection): Promise<void> {
-    if (await connection.bind(this.#config.bindDn!, this.#servicePassword ?? '')) return
+    if (await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) return
     throw new UserError('directory-unavailable', 'It does not take the account that berth looks people up with.', {
       hint: 'Tell your admin: ldap.bindDn and ldap.bindPasswordFile in berth.yaml.'
     })
@@ -139,13 +139,12 @@ export class Ldap {
 
   /** The user of a proven person, by what stays in the directory, else by the name there. */
   async #userOf(connection: LdapConnection, person: Person): Promise<User> {
-    const { accounts, users, onBack } = this.#parts
+    const { accounts, users } = this.#parts
     const known = accounts.byEntryId(person.entryId) ?? (await this.#sameName(connection, person))
     if (!known) return accounts.welcome(person, { adopt: this.#config.adoptUsers })
     const { cameBack } = accounts.follow(known.userId, person)
-    const user = users.byId(known.userId) as User
-    if (cameBack) await onBack(user)
-    return user
+    if (cameBack) void this.#letBack(known.userId)
+    return users.byId(known.userId) as User
   }
 
   /**
@@ -165,7 +164,7 @@ export class Ldap {
 
   /** Looks everybody up again who ever signed in. @throws UserError `directory-unavailable` */
   async recheck(): Promise<void> {
-    const { accounts, users, log, onGone, onBack } = this.#parts
+    const { accounts, users, log, onGone } = this.#parts
     const known = accounts.list()
     if (known.length === 0) return
     await using connection = await LdapConnection.open(this.#server)
@@ -178,16 +177,31 @@ export class Ldap {
       log.error({ accounts: present.length }, 'the directory shows none of its people any more: nobody is shut out')
       return
     }
+    // Each is refused before anything is done about it: that may take minutes where a node is busy.
+    const changes: Promise<void>[] = []
     for (const { account, person } of found) {
       const user = users.byId(account.userId)
       if (!user) continue
       if (person) {
-        if (accounts.follow(account.userId, person).cameBack) await onBack(users.byId(account.userId) as User)
+        if (accounts.follow(account.userId, person).cameBack) changes.push(this.#letBack(user.id))
       } else if (account.goneAtMs === undefined) {
         log.info({ user: user.name }, 'the directory does not let this user in any more')
         accounts.markGone(account.userId, { shutOut: this.#config.whenGone === 'disable' })
-        await onGone(user)
+        changes.push(this.#tell(() => onGone(user)))
       }
+    }
+    await Promise.all(changes)
+  }
+
+  #letBack(userId: number): Promise<void> {
+    return this.#tell(() => this.#parts.onBack(this.#parts.users.byId(userId) as User))
+  }
+
+  async #tell(change: () => Promise<void>): Promise<void> {
+    try {
+      await change()
+    } catch (error) {
+      this.#parts.log.error({ err: error }, 'what the directory changed could not be carried out')
     }
   }
 

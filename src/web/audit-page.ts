@@ -21,10 +21,7 @@ export function addAuditPage(app: FastifyInstance, { audit }: SiteParts): void {
     return reply.page('audit', {
       asked,
       isOlder: before !== undefined,
-      older:
-        oldest === undefined
-          ? undefined
-          : `/admin/audit?${new URLSearchParams({ ...(asked && { user: asked }), before: String(oldest) })}`,
+      older: oldest === undefined ? undefined : `/admin/audit?user=${encodeURIComponent(asked)}&before=${oldest}`,
       rows: rows.map(row => ({
         time: formatTime(row.atMs),
         who: row.user ?? `(${row.login})`,

@@ -5,7 +5,7 @@ import cookie from '@fastify/cookie'
 import formbody from '@fastify/formbody'
 import multipart from '@fastify/multipart'
 import Fastify, { LogController, type FastifyInstance } from 'fastify'
-import { parseListen, type Config } from '../config.ts'
+import type { Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { addAdminUsers } from './admin-users.ts'
 import { addAuditPage } from './audit-page.ts'
@@ -38,9 +38,7 @@ export interface WebServer {
 
 /** The web pages and the API. @throws UserError `port-taken`; `bad-config` when its certificate cannot be read */
 export async function startWebServer(parts: WebServerParts): Promise<WebServer> {
-  const { web } = parts.config
-  const listen = parseListen(web.listen)
-  if (!listen) throw new UserError('bad-config', `web.listen: ${web.listen}`)
+  const { listen, config } = parts
   const app = await createSite({ ...parts, pages: new Pages() })
   try {
     await app.listen(listen)
@@ -53,7 +51,7 @@ export async function startWebServer(parts: WebServerParts): Promise<WebServer> 
   }
   const { port } = app.server.address() as AddressInfo
   const host = listen.host.includes(':') ? `[${listen.host}]` : listen.host
-  return { url: `${web.tls ? 'https' : 'http'}://${host}:${port}`, close: () => app.close() }
+  return { url: `${config.web.tls ? 'https' : 'http'}://${host}:${port}`, close: () => app.close() }
 }
 
 async function createSite(parts: SiteParts): Promise<FastifyInstance> {

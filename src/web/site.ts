@@ -24,6 +24,7 @@ export interface SiteParts extends WebServerParts {
 }
 
 export interface WebServerParts {
+  readonly listen: { readonly host: string; readonly port: number }
   readonly config: Config
   readonly users: Users
   readonly keys: Keys
@@ -45,7 +46,7 @@ export interface WebServerParts {
 }
 
 /** Who stands before the page. */
-export interface Visitor {
+interface Visitor {
   readonly language: Language
   readonly user: User | undefined
   readonly isAdmin: boolean

@@ -8,18 +8,21 @@ for (const block of document.querySelectorAll('.code')) {
   button.className = 'copy'
   button.textContent = copy
   button.setAttribute('aria-live', 'polite')
-  button.addEventListener('click', async () => {
-    const text = pre.textContent.replace(/\n$/, '') + (pre.textContent.includes('\n') ? '\n' : '')
-    try {
-      await navigator.clipboard.writeText(text)
-    } catch {
-      // Without HTTPS there is no clipboard API: select, and ask the old way.
-      getSelection().selectAllChildren(pre)
-      document.execCommand('copy')
-      getSelection().removeAllRanges()
+  button.addEventListener('click', () => {
+    if (navigator.clipboard) {
+      navigator.clipboard.writeText(pre.textContent).catch(() => selectAndCopy(pre))
+    } else {
+      selectAndCopy(pre)
     }
     button.textContent = copied
     setTimeout(() => (button.textContent = copy), 1500)
   })
   block.append(button)
+}
+
+// Without HTTPS there is no clipboard to write to.
+function selectAndCopy(pre) {
+  getSelection().selectAllChildren(pre)
+  document.execCommand('copy')
+  getSelection().removeAllRanges()
 }

@@ -127,13 +127,14 @@ describe('the main job, in the order a member meets it', () => {
     const session = spawn('ssh', ['-F', alice.sshConfig, 'gpu1', 'echo begun; sleep 6; echo ended'], {
       stdio: ['ignore', 'pipe', 'inherit']
     })
+    const closed = once(session, 'close')
     let output = ''
     session.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()))
     await once(session.stdout, 'data')
     await rig.end('SIGKILL')
     expect(await alice.login('echo there')).toMatchObject({ stdout: 'there\n' })
     await rig.serve()
-    const [code] = (await once(session, 'close')) as [number]
+    const [code] = (await closed) as [number]
     expect({ code, output }).toEqual({ code: 0, output: 'begun\nended\n' })
     expect(JSON.parse((await alice.manage('status --json')).stdout)).toMatchObject({ state: 'running', name: 'alice' })
   })

@@ -1,6 +1,6 @@
-import { createRequire } from 'node:module'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import axe from 'axe-core'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort } from '../free-port.ts'
@@ -15,7 +15,6 @@ import { type Device, DEVICES, enterByLink, launchBrowser, type Look, openBrowse
 
 const SCREENSHOTS = join(import.meta.dirname, '../.screenshots')
 const MAX_PAGE_BYTES = 100 * 1024
-const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
 const MEMBER_PAGES = {
   home: '/',
@@ -107,7 +106,7 @@ async function look(page: Page, path: string, name: string, { language, device }
     unlabelled: 0,
     wide: false
   })
-  await page.evaluate(axeSource)
+  await page.evaluate(axe.source)
   expect(await faultsOf(page), path).toEqual([])
   await page.emulateMedia({ colorScheme: 'dark' })
   await shoot('dark')

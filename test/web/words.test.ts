@@ -40,7 +40,7 @@ describe('the words of the pages', () => {
     }
     const values = (tree: unknown): unknown =>
       typeof tree === 'string'
-        ? [...new Set([...tree.matchAll(/\{\{([\w.]+)\}\}/g)].map(([, name]) => name))].toSorted()
+        ? [...new Set([...tree.matchAll(/\{\{([\w.]+)\}\}/g)].map(([, name = '']) => name))].toSorted()
         : Object.fromEntries(Object.entries(tree as object).map(([name, value]) => [name, values(value)]))
     expect(values(flat('zh'))).toEqual(values(flat('en')))
   })
