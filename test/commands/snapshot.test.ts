@@ -82,7 +82,7 @@ async function expectNothingLeft(): Promise<void> {
 }
 
 /** Begins a snapshot and does something as soon as the container has been copied. */
-async function takeAnd(meanwhile: () => Promise<unknown> | unknown): Promise<Ran> {
+async function takeAnd(meanwhile: () => unknown): Promise<Ran> {
   const token = await ask()
   const child = spawn('ssh', ['-F', alice.sshConfig, 'gpu1-manage', 'snapshot', token], { stdio: 'pipe' })
   const said = { stdout: '', stderr: '' }
