@@ -97,6 +97,9 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
   it('comes back by --undo, and again', async () => {
     await alice.manage('stop --timeout 5')
     expect(await alice.manage('recover --undo')).toMatchObject({ code: 0 })
+    expect((await alice.manage('status')).stdout).toMatch(/kept +1 replaced container/)
+    const listed = JSON.parse((await rig.berth('operations', '--limit', '1', '--json')).stdout) as unknown
+    expect(listed).toMatchObject([{ user: 'alice', node: 'gpu1', kind: 'undo', outcome: 'done' }])
     await start()
     expect(await inside('ls -d /tree 2>/dev/null || echo none')).toBe('none\n')
     await alice.manage('stop --timeout 5')
