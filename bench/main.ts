@@ -7,11 +7,22 @@ import { startRig } from '../test/rig.ts'
 import type { Bench, Figures } from './bench.ts'
 import { crowd } from './crowd.ts'
 import { idleMemory } from './idle-memory.ts'
+import { downtime, recover, removeSnapshotDirectory, snapshot, SNAPSHOT_DIRECTORY, streamMemory } from './snapshot.ts'
 import { start } from './start.ts'
 import { status } from './status.ts'
 import { throughput } from './throughput.ts'
 
-const benches: readonly Bench[] = [status, crowd, idleMemory, start, throughput]
+const benches: readonly Bench[] = [
+  status,
+  crowd,
+  idleMemory,
+  start,
+  throughput,
+  snapshot,
+  downtime,
+  recover,
+  streamMemory
+]
 
 const { positionals, values } = parseArgs({ allowPositionals: true, options: { json: { type: 'string' } } })
 const unknown = positionals.filter(name => !benches.some(bench => bench.name === name))
@@ -29,8 +40,8 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 const results: { bench: Bench; figures: Figures; ratio: number; holds: boolean }[] = []
 try {
   await installPackages(say, ['openssh-server'])
-  const limits = { cpu: 'unlimited', memory: '1GiB', processes: 1000, disk: '4GiB' }
-  await using rig = await startRig({ node: { limits } })
+  const limits = { cpu: 'unlimited', memory: '1GiB', processes: 1000, disk: '8GiB' }
+  await using rig = await startRig({ node: { limits }, config: { snapshots: { dir: SNAPSHOT_DIRECTORY } } })
   for (const bench of benches.filter(({ name }) => positionals.length === 0 || positionals.includes(name))) {
     say(`${bench.name}: ${bench.claim}…`)
     const figures = await bench.measure(rig, say)
@@ -40,6 +51,7 @@ try {
   }
 } finally {
   await downLab(lab)
+  removeSnapshotDirectory()
 }
 
 const table = new Table({

@@ -170,16 +170,9 @@ export class Rig implements AsyncDisposable {
 
   /** `lxc …` on the run's server, in the rig's project. */
   lxc(...words: string[]): Promise<Ran> {
-    const [tool, variable] = this.lab.kind === 'lxd' ? ['lxc', 'LXD_DIR'] : ['incus', 'INCUS_DIR']
-    return run([
-      ...this.lab.enterAll,
-      'env',
-      `${variable}=${this.lab.lxdDir}`,
-      tool,
-      '--project',
-      this.project,
-      ...words
-    ])
+    const [tool, directory] =
+      this.lab.kind === 'lxd' ? ['lxc', `LXD_DIR=${this.lab.lxdDir}`] : ['incus', 'INCUS_DIR=/var/lib/incus']
+    return run([...this.lab.enterAll, 'env', directory, tool, '--project', this.project, ...words])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,18 +1,7 @@
 import type { Readable } from 'node:stream'
-import { z } from 'zod'
-import { listOf, text } from './answer.ts'
 import { apiPath } from './api-path.ts'
 import type { CallOptions, LxdClient } from './client.ts'
 import type { WaitOptions } from './wait.ts'
-
-const backupSchema = z.looseObject({
-  name: z.string(),
-  created_at: text,
-  expires_at: text,
-  instance_only: z.boolean().default(false),
-  optimized_storage: z.boolean().default(false)
-})
-export type Backup = z.output<typeof backupSchema>
 
 export interface NewBackup {
   /** Not to be shared by any two backups of a server: LXD 5.0.2 mixes up those of equally named instances in two projects. */
@@ -26,7 +15,10 @@ export interface NewBackup {
 /** Hours of work for a container of terabytes; whoever waits can still give up by a signal. */
 const BACKUP_TIMEOUT_MS = 24 * 3600_000
 
-/** POST /1.0/instances/NAME/backups: an archive of the instance without its snapshots, made on the server's own disk. */
+/**
+ * POST /1.0/instances/NAME/backups: an archive of the instance without its snapshots, made on the server's own disk. It goes with
+ * the instance.
+ */
 export async function createBackup(
   lxd: LxdClient,
   instance: string,
@@ -46,12 +38,6 @@ export async function createBackup(
   })
 }
 
-/** GET /1.0/instances/NAME/backups?recursion=1 */
-export function listBackups(lxd: LxdClient, instance: string, options?: CallOptions): Promise<Backup[]> {
-  const path = apiPath`/1.0/instances/${instance}/backups`
-  return lxd.get(path, listOf(backupSchema), { ...options, query: { recursion: 1 } })
-}
-
 /**
  * GET /1.0/instances/NAME/backups/BACKUP/export: the archive's bytes.
  * The stream fails when it ends before `sizeBytes`. Destroy it when it is not read to its end.
@@ -63,16 +49,6 @@ export function exportBackup(
   options?: Pick<CallOptions, 'signal'>
 ): Promise<{ body: Readable; sizeBytes: number }> {
   return lxd.download(apiPath`/1.0/instances/${instance}/backups/${backup}/export`, options)
-}
-
-/** DELETE /1.0/instances/NAME/backups/BACKUP. @throws LxdError 404 when there is none */
-export async function deleteBackup(
-  lxd: LxdClient,
-  instance: string,
-  backup: string,
-  options?: WaitOptions
-): Promise<void> {
-  await lxd.operate('DELETE', apiPath`/1.0/instances/${instance}/backups/${backup}`, options)
 }
 
 /**

@@ -288,7 +288,7 @@ function translate(path: string): (error: unknown) => never {
   }
 }
 
-export const noSpace = (path: string, cause?: unknown): UserError =>
+const noSpace = (path: string, cause?: unknown): UserError =>
   new UserError('no-space', `${path} is full.`, {
     hint: 'Remove snapshots you no longer need (ssh NODE-manage snapshots), or ask your admin for room.',
     cause

@@ -3,7 +3,7 @@ import type { TarEntry } from './tar-reader.ts'
 
 const CONTAINER = 'backup/container'
 export const INDEX_YAML = 'backup/index.yaml'
-export const BACKUP_YAML = `${CONTAINER}/backup.yaml`
+const BACKUP_YAML = `${CONTAINER}/backup.yaml`
 const ROOTFS = `${CONTAINER}/rootfs`
 const TEMPLATES = `${CONTAINER}/templates`
 const METADATA_YAML = `${CONTAINER}/metadata.yaml`

@@ -63,7 +63,7 @@ async function* readPieces(fd: number, sizeBytes: number): AsyncGenerator<Uint8A
 }
 
 async function give(bytes: Uint8Array<ArrayBuffer>, readBytes: number): Promise<void> {
-  while (allowed === 0) await new Promise<void>(resolve => (onAllowed = resolve))
+  if (allowed === 0) await new Promise<void>(resolve => (onAllowed = resolve))
   allowed -= 1
   say({ kind: 'piece', bytes, readBytes }, [bytes.buffer])
 }

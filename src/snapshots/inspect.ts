@@ -85,7 +85,7 @@ export async function inspectArchive(
   return verdict
 }
 
-const COLLECT_EVERY_BYTES = 8 * 2 ** 20
+const COLLECT_EVERY_BYTES = 4 * 2 ** 20
 
 /** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
 function startInspection(
@@ -102,7 +102,7 @@ function startInspection(
   const allow = () => worker.postMessage('more', [])
   let held = 0
   const body = new Readable({
-    highWaterMark: 2 ** 20,
+    highWaterMark: 512 * 1024,
     signal,
     read: () => {
       for (; held > 0; held -= 1) allow()

@@ -78,25 +78,26 @@ export async function takeSnapshot(
     partial: partialName(journal.id),
     directory: directory.path
   }
-  journal.enter('copying', taking)
-  report(plan.space.copiesOnWrite ? 'copying' : 'copying, file by file: the pool has no copy-on-write')
-  await copyContainer(lxd, user, node, taking.copy, { onProgress: report, timeoutMs: Infinity })
-  journal.enter('archiving', taking)
-  journal.release()
-  options.onCopied()
-
-  const backup = randomUUID()
-  report('LXD makes the archive')
-  const packed = meter('LXD makes the archive', plan.archiveBytes, true, report)
-  await createBackup(
-    lxd,
-    taking.copy,
-    { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
-    { onProgress: step => packed(readPackedBytes(step)) }
-  )
+  // First of all: a NAS that cannot be written costs nobody a minute. Without a phase yet, a stray file goes at the next start.
   const archive = await directory.create(user.name, taking.partial)
   let written
   try {
+    journal.enter('copying', taking)
+    report(plan.space.copiesOnWrite ? 'copying' : 'copying, file by file: the pool has no copy-on-write')
+    await copyContainer(lxd, user, node, taking.copy, { onProgress: report, timeoutMs: Infinity })
+    journal.enter('archiving', taking)
+    journal.release()
+    options.onCopied()
+
+    const backup = randomUUID()
+    report('LXD makes the archive')
+    const packed = meter('LXD makes the archive', plan.archiveBytes, true, report)
+    await createBackup(
+      lxd,
+      taking.copy,
+      { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
+      { onProgress: step => packed(readPackedBytes(step)) }
+    )
     const { body, sizeBytes } = await exportBackup(lxd, taking.copy, backup)
     const onProgress = meter('writing the archive', sizeBytes, false, report)
     const maxBytes = plan.usage.maxBytes - plan.usage.bytes

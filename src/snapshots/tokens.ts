@@ -4,7 +4,7 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 
 /** `replace` confirms both `recover` and `rebuild`. */
-export type TokenAction = 'snapshot' | 'replace' | 'remove-snapshot'
+type TokenAction = 'snapshot' | 'replace' | 'remove-snapshot'
 
 /** All that a token is good for: nobody else's container, no other node, no other command, no other snapshot. */
 export interface TokenPurpose {
@@ -16,7 +16,7 @@ export interface TokenPurpose {
 }
 
 const TOKEN_BITS = 128
-export const TOKEN_VALID_MS = 5 * 60_000
+const TOKEN_VALID_MS = 5 * 60_000
 
 /** One-time confirmations: 128 random bits in 26 letters, good for five minutes; only their SHA-256 is kept. */
 export class Tokens {

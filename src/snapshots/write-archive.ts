@@ -37,9 +37,9 @@ export async function writeArchive(
   for await (const chunk of body as AsyncIterable<Buffer>) {
     if (sizeBytes > maxBytes) throw tooLarge(sizeBytes, maxBytes)
     doneBytes += chunk.length
-    const works = [archive.write(chunk), unpacker.write(chunk).catch(broken), hash.update(chunk)]
-    const failed = (await Promise.allSettled(works)).find(({ status }) => status === 'rejected')
-    if (failed) throw (failed as PromiseRejectedResult).reason
+    const works = Promise.allSettled([archive.write(chunk), unpacker.write(chunk).catch(broken)])
+    hash.update(chunk)
+    for (const work of await works) if (work.status === 'rejected') throw work.reason
     if (doneBytes + uncompressedBytes - collectedAt > COLLECT_EVERY_BYTES) {
       collectYoung()
       collectedAt = doneBytes + uncompressedBytes

@@ -36,7 +36,8 @@ import {
 
 /*
  * Whoever can write to the NAS puts another archive in place of a member's, and the database is made to believe that it is the right
- * one: hash, size, everything. The container must stay what it is.
+ * one: hash, size, everything. The container must stay what it is. What berth finds does not depend on the server, so Incus is shown
+ * only enough to see that it, too, makes nothing of an upload that is broken off.
  */
 
 interface Row {
@@ -118,10 +119,12 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
   /** Returns when berth has just opened the archive. */
   async function recoverUntilOpen() {
     const token = await tokenOf('recover')
-    let hasEnded = false
-    const ran = alice.manage(`recover ${token} ${row.name}`).finally(() => (hasEnded = true))
-    while (!isOpen(rig.pid, path) && !hasEnded) await sleep(1)
-    if (hasEnded) throw new Error(`it ended too soon: ${(await ran).stderr}`)
+    const ran = alice.manage(`recover ${token} ${row.name}`)
+    const ended = ran.then(({ stderr }) => stderr)
+    while (!isOpen(rig.pid, path)) {
+      const why = await Promise.race([ended, sleep(1, undefined)])
+      if (why !== undefined) throw new Error(`it ended too soon: ${why}`)
+    }
     return { ran }
   }
 
@@ -162,7 +165,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     before = await describeContainer()
   })
 
-  it.each<[string, (backup: Backup) => void, RegExp]>([
+  const hostileSettings: [string, (backup: Backup) => void, RegExp][] = [
     ['privileged', ({ container }) => (container.config['security.privileged'] = 'true'), /security\.privileged/],
     ['raw.lxc', ({ container }) => (container.config['raw.lxc'] = 'lxc.mount.entry = / mnt none bind 0 0'), /raw\.lxc/],
     [
@@ -176,12 +179,18 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
       /snapshots/
     ],
     ["another member's", ({ container }) => (container.name = 'bob-Copy-lk3j4h5g'), /name/]
-  ])('is refused: %s', async (_, change, why) => {
-    plantEntries(settings(change))
-    await expectRefused(why)
-  })
+  ]
+  it.each(server === 'lxd' ? hostileSettings : hostileSettings.slice(0, 1))(
+    'is refused: %s',
+    async (_, change, why) => {
+      plantEntries(settings(change))
+      await expectRefused(why)
+    }
+  )
 
-  it('is refused when only backup.yaml is hostile, once or by a second one later in the tar', async () => {
+  const onLxd = server === 'lxd' ? it : () => {}
+
+  onLxd('is refused when only backup.yaml is hostile, once or by a second one later in the tar', async () => {
     const hostile = backupOf(row.instance)
     hostile.container.config['security.privileged'] = 'true'
     const file = 'backup/container/backup.yaml'
@@ -193,7 +202,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     await expectRefused(/could lead elsewhere/)
   })
 
-  it('is refused with a snapshot in it that only the tar and the index know', async () => {
+  onLxd('is refused with a snapshot in it that only the tar and the index know', async () => {
     const hidden = { path: 'backup/snapshots', flag: '5' }
     plantEntries([...settings(), hidden])
     await expectRefused(/backup\/snapshots/)
@@ -202,17 +211,21 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     await expectRefused(/snapshots/)
   })
 
-  it.each<[string, Partial<Entry>]>([
+  const symlinks: [string, Partial<Entry>][] = [
     ['backup/container/rootfs', { flag: '2', target: '/' }],
     ['backup/container/templates', { flag: '2', target: '/etc' }],
     ['backup/container/metadata.yaml', { flag: '2', target: '/etc/shadow', content: '' }],
     ['backup/container/backup.yaml', { flag: '2', target: 'rootfs/backup.yaml', content: '' }]
-  ])('is refused when %s is a symlink', async (file, change) => {
-    plantEntries(swap(file, change))
-    await expectRefused(/is not a (directory|regular file)/)
-  })
+  ]
+  it.each(server === 'lxd' ? symlinks : symlinks.slice(0, 1))(
+    'is refused when %s is a symlink',
+    async (file, change) => {
+      plantEntries(swap(file, change))
+      await expectRefused(/is not a (directory|regular file)/)
+    }
+  )
 
-  it('is refused when a path in it leads out', async () => {
+  onLxd('is refused when a path in it leads out', async () => {
     const etc = 'backup/container/rootfs/etc'
     const beside = (entry: Entry) => settings().flatMap(one => (one.path === etc ? [one, entry] : [one]))
     plantEntries(beside({ path: `${etc}/../../../../../../etc/cron.d/x`, content: 'x' }))
@@ -231,7 +244,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     await expectRefused(/after the end of the tar/)
   })
 
-  it('is refused when it unpacks to more than was recorded', async () => {
+  onLxd('is refused when it unpacks to more than was recorded', async () => {
     const tar = tarOf(settings())
     const bomb = tarOf([
       ...settings().slice(0, -2),
@@ -241,7 +254,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     await expectRefused(/unpacks to more than/)
   })
 
-  it('is refused with one bit flipped or its end missing, whatever hash is recorded', async () => {
+  onLxd('is refused with one bit flipped or its end missing, whatever hash is recorded', async () => {
     const flipped = Buffer.from(good)
     flipped.writeUInt8(flipped.readUInt8(good.length >> 1) ^ 1, good.length >> 1)
     const cut = good.subarray(0, good.length - 70_000)
@@ -256,7 +269,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     }
   })
 
-  it('is refused when it is a symlink, even to the good one', async () => {
+  onLxd('is refused when it is a symlink, even to the good one', async () => {
     const aside = join(nas, 'aside')
     writeFileSync(aside, good)
     record({})
@@ -279,7 +292,7 @@ describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one,
     expect(await listInstances()).toBe('alice\n')
   })
 
-  it('has no effect when it takes the place of the file that is being read', async () => {
+  onLxd('has no effect when it takes the place of the file that is being read', async () => {
     writeFileSync(path, good)
     record({})
     const recovering = await recoverUntilOpen()

@@ -159,6 +159,8 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
   'unknown-snapshot': () => alice.manage('snapshots remove nothing-of-the-kind'),
   'token-invalid': () => alice.manage(`snapshot ${'0'.repeat(26)}`),
   'snapshots-unavailable': async () => {
+    // At its first use the directory is marked; without the mark it is not written to again.
+    await alice.manage('snapshot')
     renameSync(join(nas, '.berth'), join(nas, 'away'))
     const refused = await alice.manage('snapshot')
     renameSync(join(nas, 'away'), join(nas, '.berth'))

@@ -1,7 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { freePort } from '../free-port.ts'
@@ -44,6 +43,13 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
   let tree: string
   let archive: string
 
+  it('is replaced by nobody while it runs', async () => {
+    for (const words of ['rebuild', 'recover 00000000000000000000000000 x']) {
+      const { code, stderr } = await alice.manage(words)
+      expect({ words, code }, stderr).toEqual({ words, code: words === 'rebuild' ? 75 : 77 })
+    }
+  })
+
   it('has a tree of everything', async () => {
     await inside(makeTree(300, 8))
     tree = comparable(await inside(describeTree))
@@ -59,8 +65,14 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
   it('is rebuilt: fresh files, the same keys, port and host identity', async () => {
     const offered = await alice.manage('rebuild')
     expect(offered.stdout).toMatch(/home directory/)
-    const rebuilt = await alice.manage(`rebuild ${tokenIn(offered)} debian-12`)
-    expect(rebuilt, rebuilt.stderr).toMatchObject({ code: 0 })
+    const line = `rebuild ${tokenIn(offered)} debian-12`
+    expect(await alice.manage(line.replace('rebuild', 'snapshot').replace(' debian-12', ''))).toMatchObject({
+      code: 77
+    })
+    expect(await alice.manage(line.replace('debian-12', 'no-such'))).toMatchObject({ code: 64 })
+    // One token, two who come with it: the second hears that it is spent.
+    const both = await Promise.all([alice.manage(line), alice.manage(line)])
+    expect(both.map(({ code }) => code).toSorted((one, other) => one - other)).toEqual([0, 77])
     await start()
     expect(await inside('ls -d /tree 2>/dev/null || echo none; hostname')).toBe('none\nalice\n')
     expect(await alice.login('id -un; sudo id -u')).toMatchObject({ stdout: 'alice\n0\n', stderr: '' })
@@ -70,15 +82,25 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
     await alice.manage('stop --timeout 5')
     const offered = await alice.manage('recover')
     expect(offered.stdout).toContain(archive)
-    const recovered = await alice.manage(`recover ${tokenIn(offered)} ${archive}`)
+    const token = tokenIn(offered)
+    for (const path of [`../alice/${basename(archive)}`, archive.replace('/alice/', '/bob/'), '/etc/passwd']) {
+      expect(await alice.manage(`recover ${token} ${path}`)).toMatchObject({ code: 64 })
+    }
+    const recovered = await alice.manage(`recover ${token} ${basename(archive)}`)
     expect(recovered, recovered.stderr).toMatchObject({ code: 0 })
     await start()
     expect(comparable(await inside(describeTree))).toBe(tree)
   })
 
+  // The rest is berth's own doing, and the same with both.
+  if (server === 'incus') return
+
   it('comes back by --undo, and again', async () => {
     await alice.manage('stop --timeout 5')
     expect(await alice.manage('recover --undo')).toMatchObject({ code: 0 })
+    expect((await alice.manage('status')).stdout).toMatch(/kept +1 replaced container/)
+    const listed = JSON.parse((await rig.berth('operations', '--limit', '1', '--json')).stdout) as unknown
+    expect(listed).toMatchObject([{ user: 'alice', node: 'gpu1', kind: 'undo', outcome: 'done' }])
     await start()
     expect(await inside('ls -d /tree 2>/dev/null || echo none')).toBe('none\n')
     await alice.manage('stop --timeout 5')

@@ -8,6 +8,7 @@ import { Ship, type Deed } from './ship.ts'
 const ROUNDS = Number(process.env['BERTH_CRASH_ROUNDS'] ?? 50)
 const SERVER = process.env['BERTH_CRASH_SERVER'] === 'incus' ? 'incus' : 'lxd'
 const HOURS = 3_600_000
+const say = (line: string) => process.stdout.write(`${line}\n`)
 
 let ship: Ship
 beforeAll(async () => {
@@ -40,7 +41,7 @@ describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('berth killed at
           break
         }
         outcomes.push(`${outcome} ${struck}`)
-        console.log(`${deed}: killed ${moment} ${at} ${struck}: ${outcome}`)
+        say(`${deed}: killed ${moment} ${at} ${struck}: ${outcome}`)
       }
       // The copy, its archive, its end; or the two renames at the least.
       expect(outcomes.length).toBeGreaterThanOrEqual(3)
@@ -64,7 +65,7 @@ describe('berth killed at any moment', () => {
         await sleep(delayMs)
         await restart()
         await ended
-        console.log(`round ${round}: ${deed} killed after ${Math.round(delayMs)} ms: ${await ship.check(deed)}`)
+        say(`round ${round}: ${deed} killed after ${Math.round(delayMs)} ms: ${await ship.check(deed)}`)
       }
     },
     HOURS

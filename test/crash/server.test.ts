@@ -4,6 +4,7 @@ import { run } from '../rig.ts'
 import { Ship, type Deed } from './ship.ts'
 
 const HOURS = 3_600_000
+const say = (line: string) => process.stdout.write(`${line}\n`)
 
 let ship: Ship
 beforeAll(async () => {
@@ -27,7 +28,7 @@ describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('LXD killed in t
         if (!isThrough) await startServer(ship.rig.lab)
         const outcome = await ship.check(deed)
         if (isThrough) break
-        console.log(`${deed}: LXD killed after ${at} ${ship.proxy.changes[at - 1]}: exit ${code}, ${outcome}`)
+        say(`${deed}: LXD killed after ${at} ${ship.proxy.changes[at - 1]}: exit ${code}, ${outcome}`)
       }
     },
     HOURS

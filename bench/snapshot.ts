@@ -1,0 +1,142 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { performance } from 'node:perf_hooks'
+import { run, type Member, type Ran, type Rig } from '../test/rig.ts'
+import { type Bench, must, time } from './bench.ts'
+import { members } from './members.ts'
+
+const MIB = 2 ** 20
+const PATIENCE_MS = 30 * 60_000
+
+/** Where the bench's archives go; named in its berth.yaml. */
+export const SNAPSHOT_DIRECTORY = '/var/tmp/berth-bench-nas'
+
+interface Snapshot {
+  readonly name: string
+  readonly path: string
+}
+
+export const snapshot: Bench = {
+  name: 'snapshot',
+  claim:
+    '`snapshot` of a container of about 1 GiB to its end, against `lxc export` with its defaults: how many times faster',
+  unit: 'a day',
+  limit: { atLeast: 3.5 },
+  async measure(rig) {
+    const alice = await stoppedMember(rig, 400)
+    const token = await ask(alice, 'snapshot')
+    const berthMs = await time(() => alice.manage(`snapshot ${token}`, { timeoutMs: PATIENCE_MS }))
+    const file = join(rig.directory, 'peer.tar.gz')
+    const peerMs = await time(() => lxc(rig, 'export', alice.name, file))
+    await run([...rig.lab.enterAll, 'rm', file])
+    await removeAll(alice)
+    return { berth: 86_400_000 / berthMs, peer: 86_400_000 / peerMs, others: { berthMs, peerMs } }
+  }
+}
+
+export const downtime: Bench = {
+  name: 'downtime',
+  claim: 'stop → snapshot → started again and logged in, for a member who goes on at once, against 10 s',
+  unit: 'ms',
+  limit: { atMost: 1 },
+  async measure(rig) {
+    const alice = await stoppedMember(rig, 400)
+    must(await alice.manage())
+    // The first of all snapshots would be announced by a token that has to be read: here it is asked for in between.
+    const startedAtMs = performance.now()
+    must(await alice.manage('stop'))
+    const taking = spawn('ssh', ['-F', alice.sshConfig, 'gpu1-manage', 'snapshot', await ask(alice, 'snapshot')])
+    const ended = once(taking, 'close')
+    await new Promise<void>(resolve => {
+      let said = ''
+      taking.stdout.on('data', (data: Buffer) => (said += data.toString()).includes('Copied') && resolve())
+    })
+    must(await alice.manage())
+    must(await alice.login('true'))
+    const tookMs = performance.now() - startedAtMs
+    await ended
+    await removeAll(alice)
+    return { berth: tookMs, peer: 10_000 }
+  }
+}
+
+export const recover: Bench = {
+  name: 'recover',
+  claim: '`recover` of that archive, inspection included, against `lxc import` of the same file',
+  unit: 'ms',
+  limit: { atMost: 1.25 },
+  async measure(rig) {
+    const alice = await stoppedMember(rig, 400)
+    must(await alice.manage(`snapshot ${await ask(alice, 'snapshot')}`, { timeoutMs: PATIENCE_MS }))
+    const [{ path }] = (await list(alice)) as [Snapshot]
+    const peer = await time(() => lxc(rig, 'import', path, 'peer'))
+    must(await lxc(rig, 'delete', 'peer'))
+    const token = await ask(alice, 'recover')
+    const berth = await time(() => alice.manage(`recover ${token} ${path}`, { timeoutMs: PATIENCE_MS }))
+    await removeAll(alice)
+    return { berth, peer }
+  }
+}
+
+export const streamMemory: Bench = {
+  name: 'stream-memory',
+  claim: 'growth of berth (RSS at its peak) while the 5 GiB of a container go out and come back, against 64 MiB',
+  unit: 'MiB',
+  limit: { atMost: 1 },
+  async measure(rig) {
+    const alice = await stoppedMember(rig, 2400)
+    const before = residentBytes(rig)
+    let peak = before
+    const watch = setInterval(() => (peak = Math.max(peak, residentBytes(rig))), 50)
+    try {
+      must(await alice.manage(`snapshot ${await ask(alice, 'snapshot')}`, { timeoutMs: PATIENCE_MS }))
+      const [{ path }] = (await list(alice)) as [Snapshot]
+      must(await alice.manage(`recover ${await ask(alice, 'recover')} ${path}`, { timeoutMs: PATIENCE_MS }))
+    } finally {
+      clearInterval(watch)
+    }
+    await removeAll(alice)
+    return { berth: (peak - before) / MIB, peer: 64 }
+  }
+}
+
+/** A member whose container holds that much of random bytes, and as much again of text. */
+async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
+  mkdirSync(SNAPSHOT_DIRECTORY, { recursive: true, mode: 0o700 })
+  const [alice] = (await members(rig, 1)) as [Member]
+  const random = `head -c ${mebibytes}M /dev/urandom > ~/random`
+  const text = `yes "$(date) $(id) $(seq 1 200)" | head -c ${mebibytes}M > ~/text`
+  must(await alice.login(`${random}; ${text}; sync`, { timeoutMs: PATIENCE_MS }))
+  must(await alice.manage('stop'))
+  return alice
+}
+
+async function ask(member: Member, verb: string): Promise<string> {
+  return /\b[0-9A-Z]{26}\b/.exec(must(await member.manage(verb)).stdout)?.[0] ?? ''
+}
+
+const list = async (member: Member) => JSON.parse(must(await member.manage('snapshots --json')).stdout) as Snapshot[]
+
+async function removeAll(member: Member): Promise<void> {
+  for (const { name } of await list(member)) {
+    const token = await ask(member, `snapshots remove ${name}`)
+    must(await member.manage(`snapshots remove ${name} ${token}`))
+  }
+}
+
+/** As `rig.lxc`, with the patience that archives take. */
+function lxc(rig: Rig, ...words: string[]): Promise<Ran> {
+  const environment = ['env', `LXD_DIR=${rig.lab.lxdDir}`]
+  return run([...rig.lab.enterAll, ...environment, 'lxc', '--project', rig.project, ...words], {
+    timeoutMs: PATIENCE_MS
+  })
+}
+
+/** proc_pid_status(5), VmRSS. */
+function residentBytes({ pid }: Rig): number {
+  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
+}
+
+export const removeSnapshotDirectory = () => rmSync(SNAPSHOT_DIRECTORY, { recursive: true, force: true })
