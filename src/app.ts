@@ -152,6 +152,7 @@ export function createApp(config: Config, log: Log): App {
       accessTokens: new AccessTokens(database),
       sessions,
       containers,
+      snapshots: snapshots.records,
       members,
       audit,
       hostPublicKey,

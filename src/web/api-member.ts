@@ -50,6 +50,7 @@ const status = z.object({
   address: z.string(),
   forwarding: z.string(),
   addresses: z.array(z.string()),
+  ports: z.array(z.object({ containerPort: z.number(), nodePort: z.number() })),
   cpu: z.object({ usedMs: z.number().optional(), limit: z.number().optional() }),
   memory: bytes,
   disk: bytes,
@@ -64,6 +65,16 @@ const container = z.object({
   registered: z.boolean(),
   status: status.optional(),
   fault: z.string().optional()
+})
+const snapshot = z.object({
+  name: z.string(),
+  node: z.string(),
+  template: z.string(),
+  note: z.string(),
+  scheduled: z.boolean(),
+  createdAtMs: z.number(),
+  sizeBytes: z.number(),
+  sha256: z.string()
 })
 const text = z.object({ text: z.string() })
 const onNode = z.object({ node: z.string() })
@@ -81,7 +92,7 @@ const toJson = ({ type, bits, fingerprint, comment, addedAtMs, lastUsedAtMs, las
 
 /** What a member sees and does on the pages. */
 export function addMemberApi(api: Api, parts: ApiParts): void {
-  const { keys, containers, config, audit, keyChanges } = parts
+  const { keys, containers, snapshots, config, audit, keyChanges } = parts
   const nodes = [...config.nodes.values()]
   const route = <S extends object>(scope: 'read' | 'write', summary: string, schema: S) => ({
     schema: { summary, description: `Scope: ${scope}.`, tags: ['member'], ...schema },
@@ -150,6 +161,9 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
     return Promise.all(nodes.map(node => readContainer(owner, node)))
   })
 
+  const archives = route('read', 'Your snapshots, of all nodes', { response: { 200: z.array(snapshot) } })
+  api.get('/api/v1/snapshots', archives, request => snapshots.listFor(needUser(request)))
+
   const one = route('read', 'Your container on one node', { params: onNode, response: { 200: container } })
   api.get('/api/v1/containers/:node', one, request =>
     readContainer(needUser(request), needNode(config, request.params.node))
@@ -177,11 +191,18 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
   async function readContainer(owner: User, node: NodeConfig): Promise<z.output<typeof container>> {
     try {
       const found = await containers.status(owner, node)
-      const { addresses, gpus, mounts, faults } = found
+      const { addresses, ports, gpus, mounts, faults } = found
       return {
         node: node.name,
         registered: true,
-        status: { ...found, addresses: [...addresses], gpus: [...gpus], mounts: [...mounts], faults: [...faults] }
+        status: {
+          ...found,
+          addresses: [...addresses],
+          ports: [...ports],
+          gpus: [...gpus],
+          mounts: [...mounts],
+          faults: [...faults]
+        }
       }
     } catch (error) {
       if (!(error instanceof UserError)) throw error

@@ -1,11 +1,12 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { loginLine, manageLine, plainLoginLine } from '../command/lines.ts'
-import { formatBytes, formatDuration } from '../command/units.ts'
+import { formatBytes, formatDuration, formatTime } from '../command/units.ts'
 import type { NodeConfig } from '../config.ts'
 import type { ContainerStatus } from '../containers/container-status.ts'
 import type { User } from '../directory/users.ts'
 import type { UserError } from '../errors.ts'
+import type { SnapshotRecord } from '../snapshots/snapshot-records.ts'
 import { audited } from './audited.ts'
 import { ContainerWork } from './container-work.ts'
 import { readForm } from './forms.ts'
@@ -17,7 +18,7 @@ const registerForm = z.object({ template: z.string().max(100).optional() })
 
 /** The member's container on each node, with what may be done to it. */
 export function addContainersPage(app: FastifyInstance, parts: SiteParts): void {
-  const { containers, config, audit, pages, log } = parts
+  const { containers, snapshots, config, audit, pages, log } = parts
   const readings = new Readings<ContainerStatus>()
   const work = new ContainerWork(log)
   const nodes = [...config.nodes.values()]
@@ -27,7 +28,7 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
     const registered = new Set(containers.nodesOf(user))
     const cards = await Promise.all(nodes.map(node => describe(request, user, node, registered.has(node.name))))
     if (cards.some(({ isMoving }) => isMoving)) reply.header('refresh', '2')
-    return reply.page('containers', { cards })
+    return reply.page('containers', { cards, ...describeSnapshots(snapshots.listFor(user), nodes[0]) })
   })
 
   const act = (
@@ -74,7 +75,8 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
       isAsking: isRegistered && !reading,
       isMoving: (isRegistered && !reading) || operation !== undefined,
       operation: operation && {
-        word: `operation.${operation.kind}`,
+        // `port 8888` is about one port.
+        word: `operation.${operation.kind.split(' ')[0]}`,
         step: operation.step === undefined ? '' : pages.say(operation.step, language)
       },
       isOffered: !isRegistered && !operation,
@@ -104,7 +106,26 @@ function describeStatus(status: ContainerStatus, say: (sentence: string) => stri
     mounts: status.mounts.map(path => ({ path })),
     hasMounts: status.mounts.length > 0,
     addresses: status.addresses.join(', '),
+    hasPorts: status.ports.length > 0,
+    ports: status.ports.map(({ nodePort, containerPort }) => ({ at: `${status.address}:${nodePort}`, containerPort })),
     faults: status.faults.map(fault => ({ fault: say(fault) }))
+  }
+}
+
+/** All of the member's archives, wherever they were taken: each can be recovered on every node. */
+function describeSnapshots(list: readonly SnapshotRecord[], anyNode: NodeConfig | undefined) {
+  return {
+    hasSnapshots: list.length > 0,
+    snapshots: list.map(({ name, node, sizeBytes, createdAtMs, template, note }) => ({
+      name,
+      node,
+      size: formatBytes(sizeBytes),
+      taken: formatTime(createdAtMs),
+      template,
+      note
+    })),
+    snapshotLine: anyNode && manageLine(anyNode, 'snapshot'),
+    recoverLine: anyNode && manageLine(anyNode, 'recover')
   }
 }
 

@@ -13,6 +13,7 @@ import type { User, Users } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
+import type { SnapshotRecords } from '../snapshots/snapshot-records.ts'
 import type { Language } from './language.ts'
 import type { Pages } from './pages.ts'
 import type { Sessions } from './sessions.ts'
@@ -37,6 +38,7 @@ export interface WebServerParts {
   readonly accessTokens: AccessTokens
   readonly sessions: Sessions
   readonly containers: Containers
+  readonly snapshots: Pick<SnapshotRecords, 'listFor'>
   readonly members: Members
   readonly audit: Audit
   /** Public host key of the manage endpoints. */

@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import Sqlite from 'better-sqlite3'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Desk, makeKey } from '../admin/desk.ts'
 import { type Client, clientOf, openSite } from './site.ts'
@@ -62,6 +64,26 @@ describe('the API', () => {
       status: 422,
       json: { error: 'bad-key' }
     })
+  })
+
+  it('lists the snapshots, as the page does: of the member alone, and escaped', async () => {
+    const database = new Sqlite(join(site.stateDir, 'berth.sqlite'), { timeout: 5000 })
+    database
+      .prepare(
+        `INSERT INTO snapshots (user_id, node, name, template, note, created_at_ms, size_bytes, uncompressed_bytes, sha256, compression,
+           instance, server, took_ms)
+         SELECT id, 'gpu1', 'alice-gpu1.tar.zst', 'debian-12', '<b>bold</b>', 1, 5368709120, 6, 'ab', 'zstd', 'alice', 'LXD 5.0.2', 1
+         FROM users WHERE name = 'alice'`
+      )
+      .run()
+    database.close()
+    const listed = { name: 'alice-gpu1.tar.zst', node: 'gpu1', note: '<b>bold</b>', sizeBytes: 5 * 2 ** 30 }
+    expect(await call(await tokenOf(alice, 'read'), 'GET', '/api/v1/snapshots')).toMatchObject({ json: [listed] })
+    expect(await call(await tokenOf(boss, 'read'), 'GET', '/api/v1/snapshots')).toMatchObject({ json: [] })
+    const page = await alice.text('/containers')
+    expect(page).toMatch(/alice-gpu1\.tar\.zst[^]*5(\.0)? GiB[^]*&lt;b&gt;bold/)
+    expect(page).not.toContain('<b>bold')
+    expect(await boss.text('/containers')).not.toContain('alice-gpu1')
   })
 
   it('gives the same config and known hosts as the page', async () => {
