@@ -25,7 +25,7 @@ export const snapshot: Bench = {
   unit: 'a day',
   limit: { atLeast: 3.5 },
   async measure(rig) {
-    const alice = await stoppedMember(rig, 400)
+    const alice = await stoppedMember(rig, 800)
     const token = await ask(alice, 'snapshot')
     const berthMs = await time(() => alice.manage(`snapshot ${token}`, { timeoutMs: PATIENCE_MS }))
     const file = join(rig.directory, 'peer.tar.gz')
@@ -42,7 +42,7 @@ export const downtime: Bench = {
   unit: 'ms',
   limit: { atMost: 1 },
   async measure(rig) {
-    const alice = await stoppedMember(rig, 400)
+    const alice = await stoppedMember(rig, 800)
     must(await alice.manage())
     // The first of all snapshots would be announced by a token that has to be read: here it is asked for in between.
     const startedAtMs = performance.now()
@@ -68,7 +68,7 @@ export const recover: Bench = {
   unit: 'ms',
   limit: { atMost: 1.25 },
   async measure(rig) {
-    const alice = await stoppedMember(rig, 400)
+    const alice = await stoppedMember(rig, 800)
     must(await alice.manage(`snapshot ${await ask(alice, 'snapshot')}`, { timeoutMs: PATIENCE_MS }))
     const [{ path }] = (await list(alice)) as [Snapshot]
     const peer = await time(() => lxc(rig, 'import', path, 'peer'))
@@ -86,7 +86,7 @@ export const streamMemory: Bench = {
   unit: 'MiB',
   limit: { atMost: 1 },
   async measure(rig) {
-    const alice = await stoppedMember(rig, 2400)
+    const alice = await stoppedMember(rig, 4800)
     const before = residentBytes(rig)
     let peak = before
     const watch = setInterval(() => (peak = Math.max(peak, residentBytes(rig))), 50)
@@ -102,13 +102,13 @@ export const streamMemory: Bench = {
   }
 }
 
-/** A member whose container holds that much of random bytes, and as much again of text. */
+/** A member whose container holds about so much more: a fifth of it random, the rest copies of the system's own programs and texts. */
 async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
   mkdirSync(SNAPSHOT_DIRECTORY, { recursive: true, mode: 0o700 })
   const [alice] = (await members(rig, 1)) as [Member]
-  const random = `head -c ${mebibytes}M /dev/urandom > ~/random`
-  const text = `yes "$(date) $(id) $(seq 1 200)" | head -c ${mebibytes}M > ~/text`
-  must(await alice.login(`${random}; ${text}; sync`, { timeoutMs: PATIENCE_MS }))
+  const random = `head -c ${Math.round(mebibytes / 5)}M /dev/urandom > /home/random`
+  const copies = `while [ $(du -sm /home | cut -f1) -lt ${mebibytes} ]; do cp -a /usr /home/usr-$((n=n+1)); done`
+  must(await alice.login(`sudo sh -c '${random}; ${copies}; sync'`, { timeoutMs: PATIENCE_MS }))
   must(await alice.manage('stop'))
   return alice
 }
