@@ -234,10 +234,9 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
         source: { type: 'image', alias: 'debian-12' },
         profiles: ['berth']
       })
-      expect(await lab.containers.status(carol, lab.node)).toMatchObject({
-        state: 'stopped',
-        faults: [expect.stringMatching(/never set up/) as string]
-      })
+      await expect
+        .poll(() => lab.containers.status(carol, lab.node), { timeout: 5000 })
+        .toMatchObject({ state: 'stopped', faults: [expect.stringMatching(/never set up/) as string] })
       expect(await lab.containers.start(carol, lab.node)).toEqual({ already: false })
       expect(await lab.ssh(carol, 'id -un')).toMatchObject({ code: 0, stdout: 'carol\n' })
       // Running, set up but for the last step.
