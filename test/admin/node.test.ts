@@ -169,13 +169,20 @@ describe('berth doctor', () => {
     })
   })
 
-  it('finds an open state directory, a damaged database, a NAS that cannot be written, and a loopback address', async () => {
+  it('finds an open state directory, a damaged database and a loopback address', async () => {
     await using desk = new Desk()
     await configureFor(desk, { address: 'localhost', listenAddress: '0.0.0.0' }, { snapshots: { dir: '/proc/fs' } })
     mkdirSync(desk.stateDir)
     chmodSync(desk.stateDir, 0o755)
     writeFileSync(join(desk.stateDir, 'berth.sqlite'), 'no database at all'.repeat(1000), { mode: 0o600 })
-    await finds(desk, { state: 'chmod go=', database: 'berth backup', snapshots: '/proc/fs', address: 'address' })
+    // What the directory's mark must be stands in the database.
+    await finds(desk, { state: 'chmod go=', database: 'berth backup', snapshots: 'berth doctor', address: 'address' })
+  })
+
+  it('finds a NAS that cannot be written', async () => {
+    await using desk = new Desk()
+    await configureFor(desk, {}, { snapshots: { dir: '/proc/fs' } })
+    await finds(desk, { snapshots: '/proc/fs' })
   })
 
   it('finds an untrusted node, and a NAS inside of a mount behind a link', async () => {
