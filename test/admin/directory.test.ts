@@ -169,7 +169,9 @@ describe('listings', () => {
     const { stdout, code } = await desk.berth(['--help'])
     expect(code).toBe(0)
     const words = [...stdout.matchAll(/^ {2}berth (\w+)/gm)].map(([, word]) => word)
-    expect(words).toEqual('serve init demo doctor user key invite node template snapshot operations audit backup'.split(' '))
+    expect(words).toEqual(
+      'serve init demo doctor user key invite node template snapshot operations audit backup'.split(' ')
+    )
     expect((await desk.berth(['key', 'remove', '--help'])).stdout).toContain('authorized_keys')
   })
 })
