@@ -244,7 +244,9 @@ describe('My containers', () => {
     const { context, page } = await enter('alice', { javaScript: false })
     await page.goto('/containers')
     const card = page.locator('#gpu1')
-    await expect.poll(async () => (await page.reload(), card.innerText())).toMatch(/running.*ssh gpu1.*Memory.*MiB/s)
+    await expect
+      .poll(async () => (await page.reload(), card.innerText()), { timeout: 30_000 })
+      .toMatch(/running.*ssh gpu1.*Memory.*MiB/s)
     await card.locator('summary', { hasText: 'Stop' }).click()
     await card.getByRole('button', { name: 'Stop it' }).click()
     await expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 40_000 }).toContain('stopped')
@@ -299,7 +301,7 @@ describe('admins', () => {
 
     await page.goto('/admin/machines')
     await expect
-      .poll(async () => (await page.reload(), page.locator('main').innerText()))
+      .poll(async () => (await page.reload(), page.locator('main').innerText()), { timeout: 30_000 })
       .toMatch(/gpu1.*answers.*LXD 5/s)
     await page.goto('/admin/audit')
     expect(await page.locator('main').innerText()).toMatch(/user remove dave/)

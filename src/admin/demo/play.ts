@@ -119,6 +119,8 @@ function clientSettings(identityFile: string, knownHosts: string): string {
   StrictHostKeyChecking yes
   BatchMode yes
   LogLevel ERROR
+  ControlMaster no
+  ControlPath none
 
 `
 }
