@@ -6,8 +6,8 @@ export default defineConfig({
     exclude: ['test/crash/**'],
     globalSetup: ['test/run-lab.ts'],
     pool: 'forks',
-    // Each file has a daemon and containers of its own; more at once and the small machines CI has begin to swap.
-    maxWorkers: 2,
+    // Each file has a daemon and containers of its own, and waits for containers half of the time.
+    maxWorkers: 3,
     testTimeout: 120_000,
     // The first hook of a cold run waits until the images are built.
     hookTimeout: 600_000,

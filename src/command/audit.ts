@@ -1,4 +1,4 @@
-import { writeUnsynced, type Database } from '../db/open.ts'
+import { writeUnsynced, type Database, type Statement } from '../db/open.ts'
 import type { Reason } from '../errors.ts'
 
 /** Who typed what, where from. `words` are already masked. */
@@ -33,26 +33,31 @@ export interface AuditQuery {
 /** One row for every command of every member, opened before the command runs. */
 export class Audit {
   readonly #database: Database
+  // Prepared once: each command needs both.
+  readonly #opened: Statement<(string | number | null)[]>
+  readonly #closed: Statement<(string | number | bigint | null)[]>
 
   constructor(database: Database) {
     this.#database = database
+    this.#opened = database.prepare(
+      `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+    )
+    this.#closed = database.prepare('UPDATE audit SET exit_code = ?, reason = ?, duration_ms = ? WHERE id = ?')
   }
 
   /** Opens a row; the function returned closes it. */
   open(entry: AuditEntry): (exitCode: number, reason: Reason | undefined) => void {
     const atMs = Date.now()
     const { session, login, user = null, fingerprint = null, address, node, words } = entry
-    const opened = this.#database.prepare(
-      `INSERT INTO audit (at_ms, session, login, user, fingerprint, address, node, words)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
-    )
-    const closed = this.#database.prepare('UPDATE audit SET exit_code = ?, reason = ?, duration_ms = ? WHERE id = ?')
     // Whatever berth changes it writes after this row, waited for: only looks and shells can be lost with the power.
     const { lastInsertRowid } = writeUnsynced(this.#database, () =>
-      opened.run(atMs, session, login, user, fingerprint, address, node, words)
+      this.#opened.run(atMs, session, login, user, fingerprint, address, node, words)
     )
     return (exitCode, reason) => {
-      writeUnsynced(this.#database, () => closed.run(exitCode, reason ?? null, Date.now() - atMs, lastInsertRowid))
+      writeUnsynced(this.#database, () =>
+        this.#closed.run(exitCode, reason ?? null, Date.now() - atMs, lastInsertRowid)
+      )
     }
   }
 

@@ -4,6 +4,7 @@ import Sqlite from 'better-sqlite3'
 import { UserError } from '../errors.ts'
 
 export type Database = Sqlite.Database
+export type Statement<Bound extends unknown[], Row = unknown> = Sqlite.Statement<Bound, Row>
 
 export const MIGRATIONS_DIRECTORY = join(import.meta.dirname, '../../migrations')
 

@@ -1,4 +1,4 @@
-import { writeUnsynced, type Database } from '../db/open.ts'
+import { writeUnsynced, type Database, type Statement } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import type { PublicKey } from './public-key.ts'
 import type { User } from './users.ts'
@@ -40,9 +40,17 @@ const TOUCH_EVERY_MS = 60_000
 /** The public keys of all users; a key belongs to one user only. Fingerprints as `ssh-keygen -l` prints them. */
 export class Keys {
   readonly #database: Database
+  // Prepared once: each login asks.
+  readonly #byFingerprint: Statement<[string], Row>
+  readonly #touched: Statement<[number, string, string, number, string]>
 
   constructor(database: Database) {
     this.#database = database
+    this.#byFingerprint = database.prepare('SELECT * FROM keys WHERE fingerprint = ?')
+    this.#touched = database.prepare(
+      `UPDATE keys SET last_used_at_ms = ?, last_used_address = ?
+       WHERE fingerprint = ? AND (last_used_at_ms IS NULL OR last_used_at_ms < ? OR last_used_address <> ?)`
+    )
   }
 
   /** @throws UserError `exists` when the user has it already, `key-taken` when somebody else does */
@@ -78,7 +86,7 @@ export class Keys {
   }
 
   find(fingerprint: string): UserKey | undefined {
-    const row = this.#database.prepare<[string], Row>('SELECT * FROM keys WHERE fingerprint = ?').get(fingerprint)
+    const row = this.#byFingerprint.get(fingerprint)
     return row && fromRow(row)
   }
 
@@ -114,10 +122,6 @@ export class Keys {
   /** Notes that a key has just logged in from an address. */
   touch(fingerprint: string, address: string): void {
     const now = Date.now()
-    const touched = this.#database.prepare(
-      `UPDATE keys SET last_used_at_ms = ?, last_used_address = ?
-       WHERE fingerprint = ? AND (last_used_at_ms IS NULL OR last_used_at_ms < ? OR last_used_address <> ?)`
-    )
-    writeUnsynced(this.#database, () => touched.run(now, address, fingerprint, now - TOUCH_EVERY_MS, address))
+    writeUnsynced(this.#database, () => this.#touched.run(now, address, fingerprint, now - TOUCH_EVERY_MS, address))
   }
 }

@@ -1,5 +1,5 @@
 import type { PortRange } from '../config.ts'
-import type { Database } from '../db/open.ts'
+import type { Database, Statement } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import { checkUserName } from './user-name.ts'
 
@@ -24,10 +24,13 @@ const COLUMNS = `id, name, fixed_port AS fixedPort, created_at_ms AS createdAtMs
 export class Users {
   readonly #database: Database
   readonly #ports: PortRange
+  // Prepared once: each login asks.
+  readonly #withId: Statement<[number], User>
 
   constructor(database: Database, ports: PortRange) {
     this.#database = database
     this.#ports = ports
+    this.#withId = database.prepare(`SELECT ${COLUMNS} FROM users WHERE id = ?`)
   }
 
   /**
@@ -66,14 +69,13 @@ export class Users {
   }
 
   byId(id: number): User | undefined {
-    return this.#database.prepare<[number], User>(`SELECT ${COLUMNS} FROM users WHERE id = ?`).get(id)
+    return this.#withId.get(id)
   }
 
   list(): User[] {
     return this.#database.prepare<[], User>(`SELECT ${COLUMNS} FROM users ORDER BY name`).all()
   }
 
-  /** @returns the user as it is now: still disabled when the lab's directory shuts it out */
   /** Those whose name holds the text or whose fixed port it is, by name; with the number of their keys, and how many there are in all. */
   search(text: string, { offset = 0, limit = 50 } = {}): { users: (User & { keys: number })[]; total: number } {
     const pattern = `%${text.toLowerCase().replaceAll(/[\\%_]/g, character => `\\${character}`)}%`
@@ -91,6 +93,7 @@ export class Users {
     return { users, total: total ?? 0 }
   }
 
+  /** @returns the user as it is now: still disabled when the lab's directory shuts it out */
   setState(user: User, state: UserState): User {
     this.#database.prepare('UPDATE users SET state = ? WHERE id = ?').run(state, user.id)
     return this.byId(user.id) ?? { ...user, state }
