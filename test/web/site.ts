@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import type { Action } from '../../src/admin/action.ts'
 import { perform } from '../../src/admin/perform.ts'
 import { addUser, linkUser } from '../../src/admin/user-actions.ts'
@@ -43,9 +44,12 @@ export async function linkFor(desk: { configPath: string }, name: string): Promi
 export class Client {
   readonly #base: string
   readonly #cookies = new Map<string, string>()
+  readonly #address: string | undefined
 
-  constructor(base: string) {
+  /** @param address where it seems to sit, by the word of a proxy that is trusted */
+  constructor(base: string, address?: string) {
     this.#base = base
+    this.#address = address
   }
 
   get cookies(): ReadonlyMap<string, string> {
@@ -58,6 +62,7 @@ export class Client {
 
   async request(path: string, init: RequestInit = {}): Promise<Response> {
     const headers = new Headers(init.headers)
+    if (this.#address !== undefined && !headers.has('x-forwarded-for')) headers.set('x-forwarded-for', this.#address)
     if (this.#cookies.size > 0) {
       headers.set('cookie', [...this.#cookies].map(([name, value]) => `${name}=${value}`).join('; '))
     }
@@ -96,8 +101,9 @@ export class Client {
   }
 }
 
-/** A signed-in member of that name, made where there is none. */
+/** A signed-in member of that name, made where there is none; at a machine of their own, so that limits by address are not shared. */
 export async function clientOf(desk: Desk & { url: string }, name: string): Promise<Client> {
   await addMember(desk, name)
-  return new Client(desk.url).enter(await linkFor(desk, name))
+  const address = `198.51.${randomInt(256)}.${randomInt(256)}`
+  return new Client(desk.url, address).enter(await linkFor(desk, name))
 }
