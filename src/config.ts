@@ -160,15 +160,7 @@ const web = z.strictObject({
   admins: z.array(z.string()).default([])
 })
 
-/** `90s`, `15m`, `2h`, `7d` → milliseconds. */
-const duration = z.string().transform((text, context) => {
-  const [, count, unit = ''] = /^(\d{1,6})([smhd])$/.exec(text) ?? []
-  if (count === undefined || Number(count) === 0) {
-    context.addIssue({ code: 'custom', message: 'expected a time such as 15m' })
-    return z.NEVER
-  }
-  return Number(count) * ({ s: 1, m: 60, h: 3600, d: 86_400 }[unit] as number) * 1000
-})
+const duration = span.refine(ms => ms > 0, 'expected a time such as 15m')
 const attribute = z.string().regex(/^[A-Za-z][A-Za-z0-9-]*$/, 'expected the name of an LDAP attribute')
 const withLogin = z.string().refine(text => text.includes('{{login}}'), 'expected {{login}} where the name goes')
 
