@@ -33,6 +33,7 @@ import {
   type Backup,
   type Entry
 } from '../snapshots/archive-builder.ts'
+import { SERVERS } from '../suite.ts'
 
 /*
  * Whoever can write to the NAS puts another archive in place of a member's, and the database is made to believe that it is the right
@@ -49,7 +50,7 @@ interface Row {
   readonly instance: string
 }
 
-describe.each(['lxd', 'incus'] as const)('an archive put in place of a good one, on %s', server => {
+describe.each(SERVERS)('an archive put in place of a good one, on %s', server => {
   let rig: Rig
   let alice: Member
   let nas: string

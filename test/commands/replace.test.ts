@@ -6,10 +6,11 @@ import { parse, stringify } from 'yaml'
 import { freePort } from '../free-port.ts'
 import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
 import { describeTree, makeTree, roundTimes } from '../snapshots/tree.ts'
+import { SERVERS } from '../suite.ts'
 
 const TOKEN = /\b[0-9A-HJKMNP-TV-Z]{26}\b/
 
-describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
+describe.each(SERVERS)('a container on %s', server => {
   let rig: Rig
   let alice: Member
   let nas: string

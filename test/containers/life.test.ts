@@ -12,6 +12,7 @@ import {
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
+import { SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 /** The reason of the UserError that the promise ends with. */
@@ -21,7 +22,7 @@ const reasonOf = (promise: Promise<unknown>): Promise<string> =>
     (error: unknown) => (error instanceof UserError ? error.reason : String(error))
   )
 
-describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', server => {
+describe.each(SERVERS)('the life of a container, on %s', server => {
   let lab: LabContainers
   let alice: User
   let bob: User

@@ -5,6 +5,7 @@ import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort } from '../free-port.ts'
 import { run, startRig, type Member, type Rig } from '../rig.ts'
+import { LONG } from '../suite.ts'
 import { linkFor } from './site.ts'
 import { type Device, DEVICES, enterByLink, launchBrowser, type Look, openBrowser } from './browser.ts'
 
@@ -32,9 +33,10 @@ const ADMIN_PAGES = {
   'api-docs': '/api/docs',
   error: '/no/such/page'
 }
-const LOOKS = (['phone', 'desk'] as const).flatMap(device =>
+const ALL_LOOKS = (['phone', 'desk'] as const).flatMap(device =>
   (['en', 'zh'] as const).map(language => ({ device, language }))
 )
+const LOOKS = LONG ? ALL_LOOKS : ALL_LOOKS.slice(1, 2)
 
 let rig: Rig
 let url: string

@@ -1,0 +1,1 @@
+import './provision.test.ts'
