@@ -91,7 +91,17 @@ export function createApp(config: Config, log: Log): App {
     clients.set(node.name, client)
     return client
   }
-  const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  const containers = new Containers({
+    config,
+    database,
+    keys,
+    users,
+    operations,
+    lxdFor,
+    probeHostKey,
+    generateHostKey,
+    log
+  })
   const tokens = new Tokens(database)
   const snapshots = new Snapshots({
     config,
