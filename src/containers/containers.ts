@@ -408,7 +408,7 @@ export class Containers {
         return await this.change(user, node, kind, report, action, options)
       } catch (error) {
         if (!(error instanceof UserError && error.reason === 'busy') || performance.now() > deadlineMs) throw error
-        report(error.message)
+        report(`waiting, ${error.message}`)
         await sleep(BUSY_PAUSE_MS)
       }
     }
