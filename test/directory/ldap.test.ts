@@ -11,7 +11,7 @@ import { openDatabase, type Database } from '../../src/db/open.ts'
 import { DomainAccounts } from '../../src/directory/domain-accounts.ts'
 import { Ldap } from '../../src/directory/ldap.ts'
 import { SignInLinks } from '../../src/directory/sign-in-links.ts'
-import { Users } from '../../src/directory/users.ts'
+import { type User, Users } from '../../src/directory/users.ts'
 import { UserError } from '../../src/errors.ts'
 import { Slapd } from '../slapd.ts'
 
@@ -59,13 +59,16 @@ function parse(changes: Record<string, unknown> = {}): LdapConfig {
   return parseConfig(text, 'berth.yaml').ldap as LdapConfig
 }
 
-const joined = (changes: Record<string, unknown> = {}): Ldap =>
+const joined = (
+  changes: Record<string, unknown> = {},
+  onGone = async (user: User): Promise<void> => void gone.push(user.name)
+): Ldap =>
   new Ldap({
     config: parse(changes),
     accounts,
     users,
     log: pino({ level: 'debug' }, { write: (line: string) => void logged.push(line) }),
-    onGone: async user => void gone.push(user.name),
+    onGone,
     onBack: async user => void back.push(user.name)
   })
 
@@ -313,6 +316,24 @@ describe('what the directory changes', () => {
     await slapd.modify(slapd.dn('dora'), 'replace: cn\ncn: Dora the New\n-\nreplace: mail\nmail: dora@new.example')
     await ldap.recheck()
     expect(accounts.of(users.need('dora'))).toMatchObject({ displayName: 'Dora the New', email: 'dora@new.example' })
+  })
+
+  it('what could not be done about somebody gone is done later, and then no more', async () => {
+    await slapd.addPerson('olga')
+    const tried: string[] = []
+    const ldap = joined({}, async user => {
+      tried.push(user.name)
+      if (tried.length === 1) throw new Error('gpu1 is away')
+    })
+    await signIn(ldap, 'olga', 'alice')
+    await slapd.setInGroup('olga', false)
+    for (let pass = 0; pass < 3; pass++) await ldap.recheck()
+    expect(tried).toEqual(['olga', 'olga'])
+    expect(users.need('olga').state).toBe('disabled')
+    expect(logged.join('')).toContain('gpu1 is away')
+    // After a restart nobody knows how far it came.
+    await joined().recheck()
+    expect(gone).toEqual(['olga'])
   })
 
   it('somebody renamed there stays the same user here, and whoever gets the old name is another', async () => {
