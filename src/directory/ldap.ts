@@ -5,7 +5,7 @@ import type { LdapConfig } from '../config.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { DomainAccount, DomainAccounts, Person } from './domain-accounts.ts'
-import { LdapConnection, type LdapServer } from './ldap-connection.ts'
+import { type BindOutcome, LdapConnection, type LdapServer } from './ldap-connection.ts'
 import { attributesOf, idFilter, isLocked, readPerson } from './ldap-entry.ts'
 import type { User, Users } from './users.ts'
 
@@ -76,7 +76,7 @@ export class Ldap {
   /**
    * Who somebody is, by name and password of the lab's directory. The first time makes the user, with a fixed port.
    * @throws UserError `sign-in-failed` for a wrong password and an unknown name alike, in the same time; `not-allowed` for a right
-   *   password of somebody outside the required group; `user-disabled`; `directory-unavailable`; `busy`
+   *   password of somebody outside the required group, or one to be changed first; `user-disabled`; `directory-unavailable`; `busy`
    */
   async authenticate(login: string, password: string): Promise<SignedIn> {
     if (this.#atOnce >= MAX_AT_ONCE) {
@@ -125,18 +125,18 @@ export class Ldap {
         (this.#config.bindTemplate as string).replaceAll('{{login}}', () => escapeDn(login)),
         password
       )
-      return bound ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
+      return isRight(bound) ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
     }
     await this.#bindService(connection)
     const entry = onlyOne(await this.#search(connection, this.#userFilter(login)))
     if (!entry) return undefined
     await using second = await LdapConnection.open(this.#server)
-    return (await second.bind(entry.dn, password)) ? entry : undefined
+    return isRight(await second.bind(entry.dn, password)) ? entry : undefined
   }
 
   /** @throws UserError `directory-unavailable` */
   async #bindService(connection: LdapConnection): Promise<void> {
-    if (await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) return
+    if ((await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) === 'bound') return
     throw new UserError('directory-unavailable', 'It does not take the account that berth looks people up with.', {
       hint: 'Tell your admin: ldap.bindDn and ldap.bindPasswordFile in berth.yaml.'
     })
@@ -288,6 +288,16 @@ const refusal = () =>
   new UserError('sign-in-failed', undefined, {
     hint: "They are those of the lab's directory. Check them and try again."
   })
+
+/** @throws UserError `not-allowed` for a right password that has to be changed */
+function isRight(outcome: BindOutcome): boolean {
+  if (outcome === 'stale') {
+    throw new UserError('not-allowed', "Your password in the lab's directory has to be changed first.", {
+      hint: 'Change it where you change it otherwise, then sign in here.'
+    })
+  }
+  return outcome === 'bound'
+}
 
 /** Two entries for one name are nobody. */
 const onlyOne = (entries: Entry[]): Entry | undefined => (entries.length === 1 ? entries[0] : undefined)
