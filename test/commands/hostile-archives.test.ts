@@ -19,7 +19,6 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Sqlite from 'better-sqlite3'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { AuditRow } from '../../src/command/audit.ts'
 import type { Compression } from '../../src/snapshots/inspect.ts'
 import { startRig, type Member, type Rig } from '../rig.ts'
 import {
@@ -134,8 +133,7 @@ describe.each(SERVERS)('an archive put in place of a good one, on %s', server =>
     expect(stderr).toContain('The archive is refused.')
     expect(stderr).toMatch(why)
     expect(code).toBe(65)
-    const audit = JSON.parse((await rig.berth('audit', '--user', 'alice', '--json')).stdout) as AuditRow[]
-    const recoveries = audit.filter(({ words }) => words.startsWith('recover ***'))
+    const recoveries = (await rig.audit('alice')).filter(({ words }) => words.startsWith('recover ***'))
     expect(recoveries.toSorted((one, other) => one.id - other.id).at(-1)).toMatchObject({
       exitCode: 65,
       reason: 'archive-refused'
