@@ -9,7 +9,7 @@ export default defineConfig({
     globalSetup: ['test/run-lab.ts'],
     pool: 'forks',
     // Each file has a daemon and containers of its own, and waits for containers half of the time.
-    maxWorkers: 3,
+    maxWorkers: 4,
     testTimeout: 120_000,
     // The first hook of a cold run waits until the images are built.
     hookTimeout: 600_000,

@@ -1,4 +1,4 @@
-import { inject } from 'vitest'
+import { inject, it } from 'vitest'
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -6,8 +6,10 @@ declare module 'vitest' {
   }
 }
 
-/** Whether this is `npm run test:long`, which runs some files of `npm test` again, for what those leave out. */
+/** Whether this is `npm run test:long`, which runs some files of `npm test` again, with all that those leave out. */
 export const LONG = inject('suite') === 'long'
 
-/** Shown on LXD by `npm test`, again on Incus by the long suite. */
-export const SERVERS = LONG ? (['incus'] as const) : (['lxd'] as const)
+export const SERVERS = LONG ? (['lxd', 'incus'] as const) : (['lxd'] as const)
+
+/** A test that `npm test` leaves out. */
+export const itLong: (name: string, test: () => Promise<void>) => void = LONG ? it : () => {}

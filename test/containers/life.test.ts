@@ -28,7 +28,8 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
   let bob: User
 
   beforeAll(async () => {
-    lab = await openLabContainers({ server })
+    const limits = { memory: '512MiB', processes: 500, disk: '512MiB', cpu: 1 }
+    lab = await openLabContainers({ server, node: () => ({ limits }) })
     ;[alice, bob] = [await lab.addUser('alice'), await lab.addUser('bob')]
   })
   afterAll(() => lab[Symbol.asyncDispose]())
@@ -61,7 +62,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       forwarding: 'nat',
       cpu: { limit: 1 },
       memory: { limitBytes: 512 * 2 ** 20 },
-      disk: { limitBytes: 2 * 2 ** 30 },
+      disk: { limitBytes: 512 * 2 ** 20 },
       processes: { limit: 500 },
       faults: [],
       operation: undefined
@@ -183,8 +184,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
         (await lab.inside(alice, "grep -c . /proc/self/status; awk '/Cpus_allowed_list/ {print $2}' /proc/self/status"))
           .stdout
       ).toMatch(/\n\d\n$/)
-      const tooMuch =
-        'dd if=/dev/zero of=/root/fill bs=1M count=2300 2>/dev/null; code=$?; rm -f /root/fill; exit $code'
+      const tooMuch = 'dd if=/dev/zero of=/root/fill bs=1M count=600 2>/dev/null; code=$?; rm -f /root/fill; exit $code'
       expect((await lab.inside(alice, tooMuch)).exitCode).not.toBe(0)
     })
 
