@@ -4,7 +4,7 @@ import { formatBytes, formatDuration } from '../command/units.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Parts } from '../containers/parts.ts'
 import type { User } from '../directory/users.ts'
-import { createBackup, exportBackup } from '../lxd/backups.ts'
+import { createBackup } from '../lxd/backups.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Journal, Report } from '../operations/operations.ts'
 import { partialName, type ArchiveDirectory } from './archive-directory.ts'
@@ -13,7 +13,6 @@ import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
 import type { SnapshotPlan, TakeOptions } from './snapshots.ts'
 import { discard } from './swap.ts'
 import { temporaryName } from './temporary-names.ts'
-import { writeArchive } from './write-archive.ts'
 
 const recordSchema = z.strictObject({
   userId: z.number(),
@@ -98,10 +97,15 @@ export async function takeSnapshot(
       { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
       { onProgress: step => packed(readPackedBytes(step)) }
     )
-    const { body, sizeBytes } = await exportBackup(lxd, taking.copy, backup)
-    const onProgress = meter('writing the archive', sizeBytes, false, report)
-    const maxBytes = plan.usage.maxBytes - plan.usage.bytes
-    written = await writeArchive(body, archive, { compression, sizeBytes, maxBytes, onProgress })
+    let wrote: ReturnType<typeof meter> | undefined
+    written = await archive.store(
+      { endpoint: lxd.endpoint, instance: taking.copy, backup },
+      { compression, maxBytes: plan.usage.maxBytes - plan.usage.bytes },
+      (doneBytes, sizeBytes) => {
+        wrote ??= meter('writing the archive', sizeBytes, false, report)
+        wrote(doneBytes)
+      }
+    )
   } finally {
     await archive.close()
   }

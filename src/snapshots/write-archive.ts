@@ -2,12 +2,12 @@ import { createHash } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import { formatBytes } from '../command/units.ts'
 import { UserError } from '../errors.ts'
-import type { PartialArchive } from './archive-directory.ts'
+import type { PartialArchive } from './archive-files.ts'
 import { collectYoung } from './collect-young.ts'
 import type { ArchiveContents, Compression } from './inspect.ts'
 import { createUnpacker } from './one-frame.ts'
 
-interface WriteOptions {
+export interface WriteOptions {
   readonly compression: Compression
   /** Its size as the server tells it beforehand. */
   readonly sizeBytes: number
