@@ -27,6 +27,8 @@ export class Ship implements AsyncDisposable {
   #marker = ''
   /** What it holds in the snapshot that `recover` brings back. */
   #saved = ''
+  /** What it holds in the container that `recover --undo` brings back. */
+  #kept = ''
   #count = 0
 
   private constructor(rig: Rig, alice: Member, proxy: KillProxy, nas: string) {
@@ -70,7 +72,13 @@ export class Ship implements AsyncDisposable {
 
   /** The whole line of the command, with a token. */
   async prepare(deed: Deed): Promise<string> {
-    if (deed === 'undo') return 'recover --undo'
+    if (deed === 'undo') {
+      if (this.#keptInstances().length === 0) {
+        expect(await this.begin('rebuild')).toMatchObject({ code: 0 })
+        await this.check('rebuild')
+      }
+      return 'recover --undo'
+    }
     // Room for one more, always.
     const [oldest, ...others] = this.archives()
     if (deed === 'snapshot' && oldest !== undefined && others.length === 2) await this.#remove(others[0] as string)
@@ -102,7 +110,9 @@ export class Ship implements AsyncDisposable {
     const [isOld, isNew] = [found === this.#marker, deed !== 'snapshot' && found !== this.#marker]
     if (deed === 'recover' && isNew) expect(found).toBe(this.#saved)
     if (deed === 'rebuild' && isNew) expect(found).toBe('')
+    if (deed === 'undo' && isNew) expect(found).toBe(this.#kept)
     expect(isOld || isNew, `${found} is neither old nor new`).toBe(true)
+    if (isNew) this.#kept = this.#marker
     await expect.poll(() => this.#strays(), { timeout: 20_000, interval: 500 }).toEqual([])
     this.#checkArchives()
     await this.mark()
@@ -118,7 +128,7 @@ export class Ship implements AsyncDisposable {
   /** Instances nobody needs, LXD's backups, and unfinished files. */
   async #strays(): Promise<string[]> {
     const instances = await this.#lxd.get(apiPath`/1.0/instances`, instancesSchema, { query: { recursion: 2 } })
-    const kept = new Set(this.#inDatabase('SELECT instance FROM kept_containers').map(row => row['instance']))
+    const kept = new Set(this.#keptInstances())
     expect(kept.size).toBeLessThanOrEqual(2)
     const names = instances.map(({ name }) => name).filter(name => name !== 'alice')
     const others = names.filter(name => parseTemporaryName(name)?.purpose !== 'Old' || !kept.has(name))
@@ -126,6 +136,10 @@ export class Ship implements AsyncDisposable {
     const partials = this.#files().filter(name => !name.endsWith('.tar'))
     const extra = names.length > 1 ? [`${names.length} kept`] : []
     return [...others, ...backups, ...partials, ...extra]
+  }
+
+  #keptInstances(): unknown[] {
+    return this.#inDatabase('SELECT instance FROM kept_containers').map(row => row['instance'])
   }
 
   #files(): string[] {
