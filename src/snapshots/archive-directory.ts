@@ -85,7 +85,7 @@ export class ArchiveDirectory {
       throw error
     }
     return {
-      fill: ({ endpoint, instance, backup }, options, onProgress) =>
+      store: ({ endpoint, instance, backup }, options, onProgress) =>
         process.call('store', [endpoint, { instance, backup, ...options }], onProgress),
       close: () => process.end()
     }
