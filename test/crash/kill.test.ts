@@ -45,8 +45,9 @@ describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('berth killed at
       }
       // The copy, its archive, its end; or the two renames at the least.
       expect(outcomes.length).toBeGreaterThanOrEqual(3)
-      if (deed !== 'snapshot')
-        expect(new Set(outcomes.map(outcome => outcome.slice(0, 3)))).toEqual(new Set(['old', 'new']))
+      const seen = new Set(outcomes.map(outcome => outcome.slice(0, 3)))
+      // An undo makes nothing first: from its first call on it is a swap, which is gone on with.
+      if (deed !== 'snapshot') expect(seen).toEqual(new Set(deed === 'undo' ? ['new'] : ['old', 'new']))
     },
     HOURS
   )
