@@ -3,10 +3,9 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Moment } from './kill-proxy.ts'
-import { Ship, type Deed } from './ship.ts'
+import { SERVER, Ship, type Deed } from './ship.ts'
 
 const ROUNDS = Number(process.env['BERTH_CRASH_ROUNDS'] ?? 50)
-const SERVER = process.env['BERTH_CRASH_SERVER'] === 'incus' ? 'incus' : 'lxd'
 const HOURS = 3_600_000
 const say = (line: string) => process.stdout.write(`${line}\n`)
 

@@ -11,6 +11,9 @@ import { parseTemporaryName } from '../../src/snapshots/temporary-names.ts'
 import { startRig, type Member, type Ran, type Rig, type RigOptions } from '../rig.ts'
 import { KillProxy } from './kill-proxy.ts'
 
+/** Which server all of it is tried on. */
+export const SERVER = process.env['BERTH_CRASH_SERVER'] === 'incus' ? 'incus' : 'lxd'
+
 const instancesSchema = z.array(z.looseObject({ name: z.string(), backups: z.array(z.unknown()).nullish() }))
 
 export type Deed = 'snapshot' | 'recover' | 'rebuild' | 'undo'
@@ -39,11 +42,13 @@ export class Ship implements AsyncDisposable {
     this.#lxd = new LxdClient({ url: `unix://${rig.lab.lxdSocket}`, project: rig.project })
   }
 
-  static async launch(options: RigOptions = {}): Promise<Ship> {
+  /** @param prepare what the server needs before there is a container */
+  static async launch(options: RigOptions = {}, prepare: (rig: Rig) => Promise<void> = async () => {}): Promise<Ship> {
     const nas = mkdtempSync(join(tmpdir(), 'berth-nas-'))
     // `none`: the time goes into the calls that are struck at, not into packing.
     const snapshots = { dir: nas, compression: 'none', keepPerUser: 3 }
     const rig = await startRig({ ...options, config: { snapshots } })
+    await prepare(rig)
     const proxy = await KillProxy.open(join(rig.directory, 'kill.socket'), rig.lab.lxdSocket)
     const config = parse(readFileSync(rig.configPath, 'utf8')) as { nodes: { gpu1: { lxd: string } } }
     config.nodes.gpu1.lxd = `unix://${proxy.path}`
