@@ -55,9 +55,12 @@ const MAX_MESSAGE_BYTES = 16 * 2 ** 20
 export class LxdClient {
   readonly project: string | undefined
   readonly target: string | undefined
+  /** With it another process can have a client like this one. */
+  readonly endpoint: LxdEndpoint
   readonly #transport: Transport
 
   constructor(endpoint: LxdEndpoint, transport = new Transport(endpoint)) {
+    this.endpoint = endpoint
     this.project = endpoint.project
     this.target = endpoint.target
     this.#transport = transport
@@ -65,7 +68,7 @@ export class LxdClient {
 
   /** The same server through the same connections, in another project. */
   inProject(project: string): LxdClient {
-    return new LxdClient({ url: this.address, target: this.target, project }, this.#transport)
+    return new LxdClient({ ...this.endpoint, project }, this.#transport)
   }
 
   get address(): string {

@@ -4,7 +4,6 @@ import { formatBytes, formatDuration } from '../command/units.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Parts } from '../containers/parts.ts'
 import type { User } from '../directory/users.ts'
-import { streamBackup } from '../lxd/backups.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Journal, Report } from '../operations/operations.ts'
 import { partialName, type ArchiveDirectory } from './archive-directory.ts'
@@ -13,7 +12,6 @@ import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
 import type { SnapshotPlan, TakeOptions } from './snapshots.ts'
 import { discard } from './swap.ts'
 import { temporaryName } from './temporary-names.ts'
-import { writeArchive } from './write-archive.ts'
 
 const recordSchema = z.strictObject({
   userId: z.number(),
@@ -90,12 +88,12 @@ export async function takeSnapshot(
     options.onCopied()
 
     report('writing the archive')
-    const backup = { name: randomUUID(), compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS }
-    written = await writeArchive(streamBackup(lxd, taking.copy, backup), archive, {
-      compression,
-      maxBytes: plan.usage.maxBytes - plan.usage.bytes,
-      onProgress: meter('writing the archive', plan.archiveBytes, report)
-    })
+    written = await archive.store(
+      lxd.endpoint,
+      { instance: taking.copy, name: randomUUID(), expiresAtMs: Date.now() + BACKUP_KEPT_MS },
+      { compression, maxBytes: plan.usage.maxBytes - plan.usage.bytes },
+      meter('writing the archive', plan.archiveBytes, report)
+    )
   } finally {
     await archive.close()
   }

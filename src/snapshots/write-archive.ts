@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { formatBytes } from '../command/units.ts'
 import { UserError } from '../errors.ts'
-import type { PartialArchive } from './archive-directory.ts'
+import type { PartialArchive } from './archive-files.ts'
 import { collectYoung } from './collect-young.ts'
 import type { ArchiveContents, Compression } from './inspect.ts'
 import { createUnpacker } from './one-frame.ts'
 
-interface WriteOptions {
+export interface WriteOptions {
   readonly compression: Compression
   readonly maxBytes: number
   readonly onProgress: (doneBytes: number) => void
