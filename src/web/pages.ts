@@ -127,6 +127,9 @@ function need<T>(map: ReadonlyMap<string, T>, name: string): T {
 
 /** `#` stands for a number, `*` for one word. */
 function asSentence([key, text]: [string, string]): Sentence {
-  const pattern = key.replaceAll(/[.?()[\]+^$|{}\\]/g, '\\$&').replaceAll('#', '(\\d+)').replaceAll('*', '(\\S+)')
+  const pattern = key
+    .replaceAll(/[.?()[\]+^$|{}\\]/g, '\\$&')
+    .replaceAll('#', '(\\d+)')
+    .replaceAll('*', '(\\S+)')
   return { english: new RegExp(`^${pattern}$`), text }
 }

@@ -231,7 +231,10 @@ describe('a key added or removed on the page', () => {
 
     await page.locator('li.key', { hasText: 'alice-second' }).locator('summary').click()
     const removedAtMs = Date.now()
-    await page.locator('li.key', { hasText: 'alice-second' }).getByRole('button', { name: /^Remove/ }).click()
+    await page
+      .locator('li.key', { hasText: 'alice-second' })
+      .getByRole('button', { name: /^Remove/ })
+      .click()
     expect(await page.getByRole('status').innerText()).toMatch(/Removed\..*gpu1: in effect in your container/s)
     expect(Date.now() - removedAtMs).toBeLessThan(2000)
     expect((await enterBySecond()).code).not.toBe(0)
