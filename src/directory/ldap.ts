@@ -162,6 +162,8 @@ export class Ldap {
     if (!account || account.entryId === '' || person.entryId === '') return account
     const entry = onlyOne(await this.#search(connection, idFilter(account, this.#config)))
     const other = entry && readPerson(entry, this.#config)
+    // The same entry, by an id of another kind.
+    if (other?.entryId === person.entryId) return account
     if (!other) return this.#config.adoptUsers ? account : undefined
     accounts.follow(account.userId, other)
     return undefined

@@ -353,6 +353,30 @@ describe('what the directory changes', () => {
     expect(gone).toEqual([])
   })
 
+  it('so does somebody renamed in a 389, which knows entries by another id, also when it shows entryUUID later', async () => {
+    await slapd.addPerson('kate')
+    await slapd.modify(
+      slapd.dn('kate'),
+      `add: objectClass
+objectClass: extensibleObject
+-
+add: description
+description: 389
+-
+add: nsUniqueId
+nsUniqueId: 39b08e01-e6e411f1-b389a725-1122ec65`
+    )
+    const ldap = joined({ requiredGroup: undefined })
+    await signIn(ldap, 'kate', 'alice')
+    const { id } = users.need('kate')
+    await slapd.rename('kate', 'kate.jones')
+    await ldap.recheck()
+    expect(gone).toEqual([])
+    expect((await ldap.authenticate('kate.jones', 'secret of kate')).user.id).toBe(id)
+    await slapd.modify(slapd.dn('kate.jones'), 'delete: description')
+    expect((await ldap.authenticate('kate.jones', 'secret of kate')).user.id).toBe(id)
+  })
+
   it.each([
     ['removed', async () => slapd.removePerson('frank')],
     ['out of the group', async () => slapd.setInGroup('frank', false)],
