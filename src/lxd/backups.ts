@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream'
 import { apiPath } from './api-path.ts'
 import type { CallOptions, LxdClient } from './client.ts'
+import { getInstance } from './instances.ts'
 import type { WaitOptions } from './wait.ts'
 
 export interface NewBackup {
@@ -66,7 +67,6 @@ export async function importBackup(
     timeoutMs: BACKUP_TIMEOUT_MS,
     answerTimeoutMs: BACKUP_TIMEOUT_MS,
     ...options,
-    query: { target: lxd.target },
     content: body,
     headers: {
       'content-type': 'application/octet-stream',
@@ -75,5 +75,12 @@ export async function importBackup(
       'x-incus-name': name,
       'x-incus-pool': pool
     }
+  })
+  if (lxd.target === undefined || (await getInstance(lxd, name)).location === lxd.target) return
+  await lxd.operate('POST', apiPath`/1.0/instances/${name}`, {
+    timeoutMs: BACKUP_TIMEOUT_MS,
+    ...options,
+    query: { target: lxd.target },
+    json: { name, migration: true }
   })
 }
