@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { apiPath } from './api-path.ts'
 import type { LxdClient } from './client.ts'
+import { getInstance } from './instances.ts'
 import { LxdError } from './lxd-error.ts'
 import { waitForOperation, type WaitOptions } from './wait.ts'
 
@@ -77,7 +78,6 @@ export async function importBackup(
     timeoutMs: BACKUP_TIMEOUT_MS,
     answerTimeoutMs: BACKUP_TIMEOUT_MS,
     ...options,
-    query: { target: lxd.target },
     content: body,
     headers: {
       'content-type': 'application/octet-stream',
@@ -86,5 +86,12 @@ export async function importBackup(
       'x-incus-name': name,
       'x-incus-pool': pool
     }
+  })
+  if (lxd.target === undefined || (await getInstance(lxd, name)).location === lxd.target) return
+  await lxd.operate('POST', apiPath`/1.0/instances/${name}`, {
+    timeoutMs: BACKUP_TIMEOUT_MS,
+    ...options,
+    query: { target: lxd.target },
+    json: { name, migration: true }
   })
 }
