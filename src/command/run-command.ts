@@ -3,7 +3,8 @@ import { describeError, toUserError, UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { maskWords, type Audit } from './audit.ts'
 import type { Command, Invocation, Role } from './command.ts'
-import { manageLine } from './lines.ts'
+import { manageLine, plainManageLine } from './lines.ts'
+import { nearestWord, sayWhatIsMissing } from './usage.ts'
 
 /** `words` splits the command line when called: a line that cannot be split is refused and audited like any other. */
 export type RunCommand = (words: () => string[], invocation: Invocation) => Promise<number>
@@ -92,7 +93,7 @@ function secretPositions(commands: readonly Command[], words: readonly string[])
 function parseWords(commands: readonly Command[], words: string[], { principal, node }: Invocation) {
   const command = commands.find(candidate => verbOf(candidate) === words[0])
   if (!command) {
-    throw new UserError('unknown-command', JSON.stringify(words[0]), { hint: `See: ${manageLine(node, 'help')}` })
+    throw unknownCommand(commands, words[0] ?? '', { principal, node })
   }
   if (!command.allowedFor.includes(principal.role)) {
     throw new UserError('not-allowed', `\`${words[0]}\` is not for the login \`${principal.login}\`.`, {
@@ -101,15 +102,32 @@ function parseWords(commands: readonly Command[], words: string[], { principal, 
   }
   let args: Parameters<Command['handler']>[0] | undefined
   // A fresh instance each time: one yargs used by two sessions at once loses commands.
-  void commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
-  if (!args) throw new UserError('usage', undefined, { hint: `See: ${manageLine(node, `help ${words[0]}`)}` })
+  // Who enrols has no config yet, and no key that could ask for help.
+  const hint =
+    principal.role === 'enroll'
+      ? `Type the line of your invite: ${plainManageLine(node, 'enroll', 'NAME CODE')}`
+      : `See: ${manageLine(node, `help ${words[0]}`)}`
+  void commandParser(command, node.name, hint, parsed => (args = parsed)).parse(words, {}, () => {})
+  if (!args) throw new UserError('usage', undefined, { hint })
   return { command, args }
+}
+
+/** The failure for a word that is no command, with the one it resembles among those this login may type. */
+export function unknownCommand(
+  commands: readonly Command[],
+  word: string,
+  { principal, node }: Pick<Invocation, 'principal' | 'node'>
+): UserError {
+  const near = nearestWord(word, commands.filter(each => each.allowedFor.includes(principal.role)).map(verbOf))
+  const details = `${JSON.stringify(word)}${near === undefined ? '' : ` Did you mean ${near}?`}`
+  return new UserError('unknown-command', details, { hint: `See: ${manageLine(node, 'help')}` })
 }
 
 /** A strict yargs that knows one command only. Its messages become `usage` errors. */
 function commandParser(
   command: Command,
   nodeName: string,
+  hint: string,
   handler: (args: Parameters<Command['handler']>[0]) => void = () => {}
 ) {
   return yargs([])
@@ -120,6 +138,7 @@ function commandParser(
     .exitProcess(false)
     .strict()
     .wrap(78)
+    .updateStrings(sayWhatIsMissing(command.command))
     .parserConfiguration({
       'parse-numbers': false,
       'parse-positional-numbers': false,
@@ -136,14 +155,14 @@ function commandParser(
     })
     .demandCommand(1)
     .fail((message, error) => {
-      throw error ?? new UserError('usage', message, { hint: `See: ssh ${nodeName}-manage help ${verbOf(command)}` })
+      throw error ?? new UserError('usage', message, { hint })
     })
 }
 
 /** What `help VERB` prints: usage, positions, options, epilogue. */
 export function commandHelp(command: Command, nodeName: string): string {
   let text = ''
-  void commandParser(command, nodeName)
+  void commandParser(command, nodeName, '')
     .help('help')
     .parse([verbOf(command), '--help'], {}, (_error, _args, output) => {
       text = output

@@ -111,7 +111,15 @@ export class NodeSetup {
     if (!network) {
       if (!foundAcl) await networkAcls.create(lxd, { name, description, egress: [], ingress: [] })
       this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
-      await networks.create(lxd, { name: node.network, type: 'bridge', description, config })
+      await networks
+        .create(lxd, { name: node.network, type: 'bridge', description, config })
+        .catch((error: unknown) => {
+          if (!/unused IPv4 subnet/.test(String(error))) throw error
+          throw new UserError('cannot-create', `${node.name} finds no free network for the bridge ${node.network}.`, {
+            hint: `An admin gives it one: lxc network create ${node.network} ipv4.address=10.64.0.1/20 ipv4.nat=true ipv6.address=none dns.mode=none`,
+            cause: error
+          })
+        })
       network = await networks.find(lxd, node.network)
     }
     const bridge = network?.config['ipv4.address'] ?? 'none'
