@@ -1,6 +1,7 @@
 import { defineCommand, type Command } from '../src/command/command.ts'
 import { manageLine, loginLine } from '../src/command/lines.ts'
-import { commandHelp, verbOf } from '../src/command/run-command.ts'
+import { commandHelp } from '../src/command/parser.ts'
+import { verbOf } from '../src/command/run-command.ts'
 import { UserError } from '../src/errors.ts'
 
 export default ({ list }: { list: () => readonly Command[] }): Command =>

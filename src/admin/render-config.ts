@@ -37,6 +37,8 @@ export function renderConfig(survey: Survey, { stateDir, unitPath, address, reci
     manageAddress: manageAddress(address),
     serverNote: `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}; elsewhere: https://NODE:8443, then \`berth node trust\`.`,
     lxd: `unix://${survey.socket}`,
+    target: server.clustered ? `target: ${server.name}` : '# target: gpu1',
+    project: server.clustered ? `berth-${server.name}` : 'berth',
     pool: pool?.name ?? 'default',
     poolNote: `Pools here: ${survey.pools.map(({ name, driver }) => `${name} (${driver})`).join(', ') || 'none yet'}.`,
     tool: server.kind === 'incus' ? 'incus' : 'lxc',

@@ -1,9 +1,9 @@
-import yargs from 'yargs'
 import { describeError, toUserError, UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { maskWords, type Audit } from './audit.ts'
 import type { Command, Invocation, Role } from './command.ts'
 import { manageLine } from './lines.ts'
+import { Parsers } from './parser.ts'
 
 /** `words` splits the command line when called: a line that cannot be split is refused and audited like any other. */
 export type RunCommand = (words: () => string[], invocation: Invocation) => Promise<number>
@@ -16,6 +16,7 @@ interface Parts {
 
 /** Runs one command of one session to its exit code: finds it, checks who may, audits, and turns failures into words. Never throws. */
 export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
+  const parsers = new Parsers()
   return async (split, invocation) => {
     const { principal, reply, sessionId, node, address } = invocation
     let words: string[] = []
@@ -42,7 +43,7 @@ export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
       } finally {
         open(shown)
       }
-      const { command, args } = parseWords(commands, words, invocation)
+      const { command, args } = parseWords(commands, parsers, words, invocation)
       exitCode = (await command.handler(args, invocation)) ?? 0
     } catch (error) {
       failure = toUserError(error, sessionId)
@@ -89,7 +90,7 @@ function secretPositions(commands: readonly Command[], words: readonly string[])
   return commands.find(command => verbOf(command) === words[0])?.secretWords ?? []
 }
 
-function parseWords(commands: readonly Command[], words: string[], { principal, node }: Invocation) {
+function parseWords(commands: readonly Command[], parsers: Parsers, words: string[], { principal, node }: Invocation) {
   const command = commands.find(candidate => verbOf(candidate) === words[0])
   if (!command) {
     throw new UserError('unknown-command', JSON.stringify(words[0]), { hint: `See: ${manageLine(node, 'help')}` })
@@ -99,54 +100,6 @@ function parseWords(commands: readonly Command[], words: string[], { principal, 
       hint: `Log in with your own user name: ssh USER@${node.name}-manage ${words[0]}`
     })
   }
-  let args: Parameters<Command['handler']>[0] | undefined
-  // A fresh instance each time: one yargs used by two sessions at once loses commands.
-  void commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
-  if (!args) throw new UserError('usage', undefined, { hint: `See: ${manageLine(node, `help ${words[0]}`)}` })
-  return { command, args }
-}
-
-/** A strict yargs that knows one command only. Its messages become `usage` errors. */
-function commandParser(
-  command: Command,
-  nodeName: string,
-  handler: (args: Parameters<Command['handler']>[0]) => void = () => {}
-) {
-  return yargs([])
-    .scriptName(`ssh ${nodeName}-manage`)
-    .locale('en')
-    .help(false)
-    .version(false)
-    .exitProcess(false)
-    .strict()
-    .wrap(78)
-    .parserConfiguration({
-      'parse-numbers': false,
-      'parse-positional-numbers': false,
-      'duplicate-arguments-array': false,
-      'dot-notation': false,
-      'boolean-negation': false,
-      'populate--': true
-    })
-    .command({
-      command: command.command,
-      describe: command.describe,
-      builder: y => command.builder(command.epilogue === undefined ? y : y.epilogue(command.epilogue)),
-      handler
-    })
-    .demandCommand(1)
-    .fail((message, error) => {
-      throw error ?? new UserError('usage', message, { hint: `See: ssh ${nodeName}-manage help ${verbOf(command)}` })
-    })
-}
-
-/** What `help VERB` prints: usage, positions, options, epilogue. */
-export function commandHelp(command: Command, nodeName: string): string {
-  let text = ''
-  void commandParser(command, nodeName)
-    .help('help')
-    .parse([verbOf(command), '--help'], {}, (_error, _args, output) => {
-      text = output
-    })
-  return text
+  const hint = `See: ${manageLine(node, `help ${words[0]}`)}`
+  return { command, args: parsers.parse(command, words.slice(1), hint) }
 }

@@ -5,6 +5,7 @@ import { UserError } from '../errors.ts'
 import { refuseArchive } from './archive-refusal.ts'
 import type { InspectionOrder, InspectionReport } from './inspect.ts'
 import { Inspection } from './inspection.ts'
+import { NasSilence, unlessSilent } from './nas-silence.ts'
 
 const PIECE_BYTES = 128 * 1024
 /** Pieces given out before the first of them is taken. */
@@ -21,13 +22,14 @@ port.on('message', () => {
 })
 
 await inspect(workerData as InspectionOrder).catch((error: unknown) => {
+  if (error instanceof NasSilence) return say({ kind: 'silent', forMs: error.ms })
   if (!(error instanceof UserError)) throw error
   say({ kind: 'refused', why: error.message })
 })
 port.close()
 
 async function inspect({ fd, claims, isForwarded }: InspectionOrder): Promise<void> {
-  const { size: sizeBytes } = await promisify(fstat)(fd)
+  const { size: sizeBytes } = await unlessSilent(promisify(fstat)(fd))
   const inspection = new Inspection(claims, sizeBytes, (path, content) => say({ kind: 'yaml', path, content }))
   let last = new Uint8Array(0)
   let readBytes = 0
@@ -46,7 +48,8 @@ async function* readPieces(fd: number, sizeBytes: number): AsyncGenerator<Uint8A
   const readPiece = async (at: number): Promise<Uint8Array<ArrayBuffer>> => {
     const piece = new Uint8Array(Math.min(PIECE_BYTES, sizeBytes - at))
     for (let filled = 0; filled < piece.length;) {
-      const { bytesRead } = await promisify(read)(fd, piece, filled, piece.length - filled, at + filled)
+      const reading = promisify(read)(fd, piece, filled, piece.length - filled, at + filled)
+      const { bytesRead } = await unlessSilent(reading)
       if (bytesRead === 0) refuseArchive('It became shorter while it was read.')
       filled += bytesRead
     }
@@ -59,7 +62,8 @@ async function* readPieces(fd: number, sizeBytes: number): AsyncGenerator<Uint8A
     next.catch(() => {})
     yield piece
   }
-  if ((await promisify(fstat)(fd)).size !== sizeBytes) refuseArchive('It became longer while it was read.')
+  if ((await unlessSilent(promisify(fstat)(fd))).size !== sizeBytes)
+    refuseArchive('It became longer while it was read.')
 }
 
 async function give(bytes: Uint8Array<ArrayBuffer>, readBytes: number): Promise<void> {

@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads'
 import { refuseArchive } from './archive-refusal.ts'
 import { checkArchiveYaml } from './archive-yaml.ts'
 import { collectYoung } from './collect-young.ts'
+import { NasSilence } from './nas-silence.ts'
 
 export type Compression = 'zstd' | 'gzip' | 'none'
 
@@ -57,6 +58,7 @@ export type InspectionReport =
   | { readonly kind: 'piece'; readonly bytes: Uint8Array<ArrayBuffer>; readonly readBytes: number }
   | { readonly kind: 'approved'; readonly contents: ArchiveContents; readonly last: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'refused'; readonly why: string }
+  | { readonly kind: 'silent'; readonly forMs: number }
 
 /**
  * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
@@ -122,6 +124,7 @@ function startInspection(
   const take = (report: InspectionReport) => {
     if (report.kind === 'yaml') checkArchiveYaml(report.path, report.content, claims.instanceName)
     else if (report.kind === 'refused') refuseArchive(report.why)
+    else if (report.kind === 'silent') throw new NasSilence(report.forMs)
     else if (report.kind === 'piece') {
       onProgress?.(report.readBytes)
       if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectYoung()

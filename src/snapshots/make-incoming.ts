@@ -7,13 +7,11 @@ import { PROFILE } from '../containers/profile.ts'
 import { blame } from '../containers/translate.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
-import { importBackup } from '../lxd/backups.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { createInstance, deleteInstance, type NewInstance } from '../lxd/instances.ts'
 import type { Report } from '../operations/operations.ts'
 import type { ArchiveDirectory } from './archive-directory.ts'
 import { findForeign, makeImportedOurs, makeOurs } from './incoming.ts'
-import { openInspectedArchive } from './inspect.ts'
 import { refuseArchive } from './archive-refusal.ts'
 import type { SnapshotRecord } from './snapshot-records.ts'
 import { temporaryName } from './temporary-names.ts'
@@ -98,29 +96,19 @@ export async function makeFromArchive(
   const { sizeBytes, uncompressedBytes } = snapshot
   const room = { poolBytes: uncompressedBytes, spoolBytes: sizeBytes }
   await needRoom(lxd, node, facts, room)
-  const file = await archives.open(user.name, snapshot.name)
-  if (!file) throw fileGone(archives, user, snapshot)
   const refused = blame(node, 'cannot-create', unchanged(node))
-  const claims = { ...snapshot, instanceName: snapshot.instance }
+  const archive = { user: user.name, name: snapshot.name, claims: { ...snapshot, instanceName: snapshot.instance } }
   const onProgress = (readBytes: number) =>
-    report(`bringing the archive to ${node.name}`, (readBytes / sizeBytes) * UPLOAD_SHARE)
-  const { body, verdict } = openInspectedArchive(file, claims, { onProgress })
-  void verdict.then(
-    () => report('unpacking it'),
-    () => {}
-  )
-  try {
-    await importBackup(lxd, { name, pool: node.storagePool }, body)
-  } catch (error) {
-    body.destroy()
-    const fault: unknown = await verdict.then(
-      () => undefined,
-      (why: unknown) => why
+    report(
+      readBytes < sizeBytes ? `bringing the archive to ${node.name}` : 'unpacking it',
+      (readBytes / sizeBytes) * UPLOAD_SHARE
     )
-    // What is wrong with the archive has broken the upload; LXD only saw it break.
-    if (fault instanceof UserError) throw fault
-    if ((fault as NodeJS.ErrnoException | undefined)?.syscall !== undefined)
-      throw fileGone(archives, user, snapshot, fault)
+  try {
+    const isThere = await archives.bring(lxd.endpoint, archive, { name, pool: node.storagePool }, onProgress)
+    if (!isThere) throw fileGone(archives, user, snapshot)
+  } catch (error) {
+    if (error instanceof UserError) throw error
+    if ((error as NodeJS.ErrnoException).syscall !== undefined) throw fileGone(archives, user, snapshot, error)
     await needRoom(lxd, node, facts, { poolBytes: 0, spoolBytes: 0 })
     refused(error)
   }

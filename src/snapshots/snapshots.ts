@@ -11,7 +11,6 @@ import { getServer, type ServerInfo } from '../lxd/server.ts'
 import type { InterruptedOperation, Journal, Operations, Report } from '../operations/operations.ts'
 import type { ArchiveDirectory } from './archive-directory.ts'
 import { estimate, type Estimate } from './estimate.ts'
-import { inspectArchive } from './inspect.ts'
 import { readUsage, refuseAboveLimits, type Usage } from './limits.ts'
 import { selectExpired } from './retention.ts'
 import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
@@ -163,10 +162,9 @@ export class Snapshots {
   /** Reads an archive whole, as it lies on the NAS. @returns what is wrong with it @throws UserError `snapshots-unavailable` */
   async verify(user: User, record: SnapshotRecord, report: Report): Promise<string | undefined> {
     try {
-      const file = await this.directory.open(user.name, record.name)
-      if (!file) return 'the file is gone'
+      const archive = { user: user.name, name: record.name, claims: { ...record, instanceName: record.instance } }
       const onProgress = (readBytes: number) => report(`reading ${record.name}`, readBytes / record.sizeBytes)
-      await inspectArchive(file, { ...record, instanceName: record.instance }, { onProgress })
+      if (!(await this.directory.examine(archive, onProgress))) return 'the file is gone'
       return undefined
     } catch (error) {
       if (error instanceof UserError && error.reason === 'archive-refused') return error.message

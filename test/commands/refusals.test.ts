@@ -83,6 +83,8 @@ describe('what is not run', () => {
     ['a prototype', '__proto__', 64],
     ['a path', '/bin/sh', 64],
     ['an unknown option', 'status --frob', 64],
+    ['an option without its value', 'stop --timeout', 64],
+    ["yargs' name of a default command", "keys '$0'", 64],
     ['too many words', 'status one two', 64],
     ["another role's command", 'enroll alice 0000-0000-0000-0000', 77],
     ['a long line', `status ${'a'.repeat(5000)}`, 64]

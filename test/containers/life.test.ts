@@ -154,6 +154,22 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
     expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
   })
 
+  it('of a member shut out while it restarts does not come up again', async () => {
+    await lab.inside(bob, 'systemctl mask poweroff.target halt.target && systemctl daemon-reload')
+    const restarting = lab.containers.restart(bob, lab.node, { timeoutMs: 3000 })
+    // As `user disable` does; `bob` here is as he was when he typed it.
+    lab.users.setState(bob, 'disabled')
+    const steps: string[] = []
+    const disabling = lab.containers.disable(bob, {}, step => steps.push(step))
+    expect(await reasonOf(restarting)).toBe('user-disabled')
+    expect(await disabling).toEqual([{ node: 'gpu1', outcome: 'stopped' }])
+    expect(steps).toContainEqual(expect.stringContaining('`restart` has been running'))
+    expect(await reasonOf(lab.containers.start(bob, lab.node))).toBe('user-disabled')
+    lab.users.setState(bob, 'enabled')
+    await lab.containers.start(bob, lab.node)
+    await lab.inside(bob, 'systemctl unmask poweroff.target halt.target')
+  })
+
   // The same code with the same answers: once is enough.
   if (server === 'lxd') {
     it('is held to its limits', async () => {

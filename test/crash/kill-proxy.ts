@@ -19,6 +19,7 @@ export class KillProxy implements AsyncDisposable {
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   #armed: { moment: Moment; at: number; strike: () => void } | undefined
+  #held: { at: number; work: () => Promise<unknown> } | undefined
 
   private constructor(path: string, behind: string) {
     this.path = path
@@ -34,6 +35,14 @@ export class KillProxy implements AsyncDisposable {
         if (method !== undefined && url !== undefined && !NOT_COUNTED.test(url)) {
           awaiting = this.changes.push(`${method} ${url.replace(/\?.*/, '')}`)
           if (this.#strikes('before', awaiting)) return
+          if (this.#held?.at === awaiting) {
+            near.pause()
+            void this.#held.work().finally(() => {
+              far.write(data)
+              near.resume()
+            })
+            return
+          }
         }
         far.write(data)
       })
@@ -60,10 +69,17 @@ export class KillProxy implements AsyncDisposable {
     this.#armed = { moment, at, strike }
   }
 
+  /** Counts anew; the n-th change (from 1) reaches LXD only when `work` is done. */
+  hold(at: number, work: () => Promise<unknown>): void {
+    this.changes.length = 0
+    this.#held = { at, work }
+  }
+
   /** @returns whether it had not come to the strike */
   disarm(): boolean {
     const wasArmed = this.#armed !== undefined
     this.#armed = undefined
+    this.#held = undefined
     return wasArmed
   }
 

@@ -3,10 +3,9 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Moment } from './kill-proxy.ts'
-import { Ship, type Deed } from './ship.ts'
+import { SERVER, Ship, type Deed } from './ship.ts'
 
 const ROUNDS = Number(process.env['BERTH_CRASH_ROUNDS'] ?? 50)
-const SERVER = process.env['BERTH_CRASH_SERVER'] === 'incus' ? 'incus' : 'lxd'
 const HOURS = 3_600_000
 const say = (line: string) => process.stdout.write(`${line}\n`)
 
@@ -45,8 +44,9 @@ describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('berth killed at
       }
       // The copy, its archive, its end; or the two renames at the least.
       expect(outcomes.length).toBeGreaterThanOrEqual(3)
-      if (deed !== 'snapshot')
-        expect(new Set(outcomes.map(outcome => outcome.slice(0, 3)))).toEqual(new Set(['old', 'new']))
+      const seen = new Set(outcomes.map(outcome => outcome.slice(0, 3)))
+      // An undo makes nothing first: from its first call on it is a swap, which is gone on with.
+      if (deed !== 'snapshot') expect(seen).toEqual(new Set(deed === 'undo' ? ['new'] : ['old', 'new']))
     },
     HOURS
   )

@@ -1,14 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { findDaemon, startServer } from '../lab/server.ts'
-import { run } from '../rig.ts'
-import { Ship, type Deed } from './ship.ts'
+import { SERVER, Ship, type Deed } from './ship.ts'
 
 const HOURS = 3_600_000
 const say = (line: string) => process.stdout.write(`${line}\n`)
 
 let ship: Ship
 beforeAll(async () => {
-  ship = await Ship.launch({ ownLab: true })
+  ship = await Ship.launch({ server: SERVER, ownLab: true })
 })
 afterAll(() => ship[Symbol.asyncDispose]())
 
@@ -30,25 +29,6 @@ describe.each<Deed>(['rebuild', 'recover', 'undo', 'snapshot'])('LXD killed in t
         if (isThrough) break
         say(`${deed}: LXD killed after ${at} ${ship.proxy.changes[at - 1]}: exit ${code}, ${outcome}`)
       }
-    },
-    HOURS
-  )
-})
-
-describe('the pool runs full', () => {
-  it.each<Deed>(['recover', 'rebuild'])(
-    'in the middle of %s: it is refused, and the container stays',
-    async deed => {
-      const { lxdDir, enterAll, pool } = ship.rig.lab
-      const filler = `${lxdDir}/storage-pools/${pool}/filler`
-      const line = await ship.prepare(deed)
-      // From the first change on: what was looked at before had room.
-      const fill = run([...enterAll, 'sh', '-c', `sleep 0.3; dd if=/dev/urandom of=${filler} bs=1M status=none; sync`])
-      const { code, stderr } = await ship.alice.manage(line)
-      await fill
-      await run([...enterAll, 'sh', '-c', `rm -f ${filler}; sync`])
-      if (code !== 0) expect([73, 69], stderr).toContain(code)
-      expect(await ship.check(deed)).toBe(code === 0 ? 'new' : 'old')
     },
     HOURS
   )

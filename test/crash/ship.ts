@@ -11,6 +11,9 @@ import { parseTemporaryName } from '../../src/snapshots/temporary-names.ts'
 import { startRig, type Member, type Ran, type Rig, type RigOptions } from '../rig.ts'
 import { KillProxy } from './kill-proxy.ts'
 
+/** Which server all of it is tried on. */
+export const SERVER = process.env['BERTH_CRASH_SERVER'] === 'incus' ? 'incus' : 'lxd'
+
 const instancesSchema = z.array(z.looseObject({ name: z.string(), backups: z.array(z.unknown()).nullish() }))
 
 export type Deed = 'snapshot' | 'recover' | 'rebuild' | 'undo'
@@ -27,6 +30,8 @@ export class Ship implements AsyncDisposable {
   #marker = ''
   /** What it holds in the snapshot that `recover` brings back. */
   #saved = ''
+  /** What it holds in the container that `recover --undo` brings back. */
+  #kept = ''
   #count = 0
 
   private constructor(rig: Rig, alice: Member, proxy: KillProxy, nas: string) {
@@ -37,11 +42,13 @@ export class Ship implements AsyncDisposable {
     this.#lxd = new LxdClient({ url: `unix://${rig.lab.lxdSocket}`, project: rig.project })
   }
 
-  static async launch(options: RigOptions = {}): Promise<Ship> {
+  /** @param prepare what the server needs before there is a container */
+  static async launch(options: RigOptions = {}, prepare: (rig: Rig) => Promise<void> = async () => {}): Promise<Ship> {
     const nas = mkdtempSync(join(tmpdir(), 'berth-nas-'))
     // `none`: the time goes into the calls that are struck at, not into packing.
     const snapshots = { dir: nas, compression: 'none', keepPerUser: 3 }
     const rig = await startRig({ ...options, config: { snapshots } })
+    await prepare(rig)
     const proxy = await KillProxy.open(join(rig.directory, 'kill.socket'), rig.lab.lxdSocket)
     const config = parse(readFileSync(rig.configPath, 'utf8')) as { nodes: { gpu1: { lxd: string } } }
     config.nodes.gpu1.lxd = `unix://${proxy.path}`
@@ -70,7 +77,13 @@ export class Ship implements AsyncDisposable {
 
   /** The whole line of the command, with a token. */
   async prepare(deed: Deed): Promise<string> {
-    if (deed === 'undo') return 'recover --undo'
+    if (deed === 'undo') {
+      if (this.#keptInstances().length === 0) {
+        expect(await this.begin('rebuild')).toMatchObject({ code: 0 })
+        await this.check('rebuild')
+      }
+      return 'recover --undo'
+    }
     // Room for one more, always.
     const [oldest, ...others] = this.archives()
     if (deed === 'snapshot' && oldest !== undefined && others.length === 2) await this.#remove(others[0] as string)
@@ -102,7 +115,9 @@ export class Ship implements AsyncDisposable {
     const [isOld, isNew] = [found === this.#marker, deed !== 'snapshot' && found !== this.#marker]
     if (deed === 'recover' && isNew) expect(found).toBe(this.#saved)
     if (deed === 'rebuild' && isNew) expect(found).toBe('')
+    if (deed === 'undo' && isNew) expect(found).toBe(this.#kept)
     expect(isOld || isNew, `${found} is neither old nor new`).toBe(true)
+    if (isNew) this.#kept = this.#marker
     await expect.poll(() => this.#strays(), { timeout: 20_000, interval: 500 }).toEqual([])
     this.#checkArchives()
     await this.mark()
@@ -118,7 +133,7 @@ export class Ship implements AsyncDisposable {
   /** Instances nobody needs, LXD's backups, and unfinished files. */
   async #strays(): Promise<string[]> {
     const instances = await this.#lxd.get(apiPath`/1.0/instances`, instancesSchema, { query: { recursion: 2 } })
-    const kept = new Set(this.#inDatabase('SELECT instance FROM kept_containers').map(row => row['instance']))
+    const kept = new Set(this.#keptInstances())
     expect(kept.size).toBeLessThanOrEqual(2)
     const names = instances.map(({ name }) => name).filter(name => name !== 'alice')
     const others = names.filter(name => parseTemporaryName(name)?.purpose !== 'Old' || !kept.has(name))
@@ -126,6 +141,10 @@ export class Ship implements AsyncDisposable {
     const partials = this.#files().filter(name => !name.endsWith('.tar'))
     const extra = names.length > 1 ? [`${names.length} kept`] : []
     return [...others, ...backups, ...partials, ...extra]
+  }
+
+  #keptInstances(): unknown[] {
+    return this.#inDatabase('SELECT instance FROM kept_containers').map(row => row['instance'])
   }
 
   #files(): string[] {

@@ -169,6 +169,13 @@ describe('one-time links', () => {
 })
 
 describe('text that others choose (stored XSS)', () => {
+  it('does not steer the terminal of an admin who reads the audit', async () => {
+    await signIn('\u009B31mred\u009D0;title\u0007\u202Eover', 'wrong')
+    const { stdout } = await site.berth(['audit'])
+    expect(stdout).toContain('31mred')
+    expect(stdout).not.toMatch(/[\p{Cf}\u0000-\u0009\u000B-\u001F\u007F-\u009F]/u)
+  })
+
   it('is shown and not run: key comments and names of the directory, to their owner and to admins', async () => {
     const { client, answer } = await signIn('mallory', 'secret of mallory')
     expect(answer.status).toBe(303)
@@ -312,6 +319,7 @@ describe('requests no browser sends', () => {
       for await (const chunk of answer) text += String(chunk)
       expect(answer.statusCode, path).toBeGreaterThanOrEqual(300)
       expect(text, path).not.toContain('root:x:')
+      expect(text, path).not.toContain('href="//')
     }
   })
 

@@ -171,7 +171,7 @@ describe('without JavaScript', () => {
 
     const row = page.locator('li.key', { hasText: `bob-file-${device}` })
     await row.locator('summary').click()
-    await row.getByRole('button').click()
+    await row.getByRole('button', { name: /^Remove/ }).click()
     expect(await page.getByRole('status').innerText()).toContain('Removed.')
     expect((await run([...bare, 'keys'])).code).not.toBe(0)
 
@@ -233,7 +233,10 @@ describe('a key added or removed on the page', () => {
 
     await page.locator('li.key', { hasText: 'alice-second' }).locator('summary').click()
     const removedAtMs = Date.now()
-    await page.locator('li.key', { hasText: 'alice-second' }).getByRole('button').click()
+    await page
+      .locator('li.key', { hasText: 'alice-second' })
+      .getByRole('button', { name: /^Remove/ })
+      .click()
     expect(await page.getByRole('status').innerText()).toMatch(/Removed\..*gpu1: in effect in your container/s)
     expect(Date.now() - removedAtMs).toBeLessThan(2000)
     expect((await enterBySecond()).code).not.toBe(0)

@@ -1,0 +1,125 @@
+import { UserError } from '../errors.ts'
+import { importBackup, streamBackup } from '../lxd/backups.ts'
+import { LxdClient } from '../lxd/client.ts'
+import type { LxdEndpoint } from '../lxd/transport.ts'
+import { ArchiveFiles, type PartialArchive } from './archive-files.ts'
+import { packFault, type Answer, type Call } from './archive-calls.ts'
+import { inspectArchive, openInspectedArchive, type ArchiveClaims, type ArchiveContents } from './inspect.ts'
+import { NasSilence } from './nas-silence.ts'
+import { writeArchive, type WriteOptions } from './write-archive.ts'
+
+/* What berth forks for everything that touches the NAS: this may hang for ever, berth may not (docs/decisions/0011). */
+
+/** Not each piece is worth a message; the last one is. */
+type Tell = (doneBytes: number, isLast?: boolean) => void
+
+/** Of which instance, and what the backup is called on the server meanwhile. */
+export interface BackupOrder {
+  readonly instance: string
+  readonly name: string
+  readonly expiresAtMs: number
+}
+
+/** Which file, and what it must turn out to be. */
+export interface ArchiveOrder {
+  readonly user: string
+  readonly name: string
+  readonly claims: ArchiveClaims
+}
+
+const files = new ArchiveFiles(process.argv[2] as string)
+let partial: PartialArchive | undefined
+
+const calls = {
+  readMarker: () => files.readMarker(),
+  writeMarker: () => files.writeMarker(),
+  freeBytes: () => files.freeBytes(),
+  publish: (user: string, from: string, name: string) => files.publish(user, from, name),
+  remove: (user: string, name: string) => files.remove(user, name),
+  removeUser: (user: string) => files.removeUser(user),
+  list: (user: string) => files.list(user),
+
+  async create(user: string, name: string): Promise<void> {
+    partial = await files.create(user, name)
+  },
+
+  /** Has the server make a backup of that instance, and brings it into what was created. */
+  async store(
+    endpoint: LxdEndpoint,
+    { instance, name, expiresAtMs }: BackupOrder,
+    options: Omit<WriteOptions, 'onProgress'>,
+    tell: Tell
+  ): Promise<ArchiveContents> {
+    const { compression } = options
+    const body = streamBackup(new LxdClient(endpoint), instance, { name, compression, expiresAtMs })
+    return writeArchive(body, partial as PartialArchive, { ...options, onProgress: doneBytes => tell(doneBytes) })
+  },
+
+  /** Makes an instance of an archive. @returns false when there is no such file */
+  async bring(
+    endpoint: LxdEndpoint,
+    { user, name, claims }: ArchiveOrder,
+    instance: { name: string; pool: string },
+    tell: Tell
+  ): Promise<boolean> {
+    const file = await files.open(user, name)
+    if (!file) return false
+    const { sizeBytes } = claims
+    const onProgress = (readBytes: number) => tell(readBytes)
+    const { body, verdict } = openInspectedArchive(file, claims, { onProgress })
+    const silence = new Promise<never>((_resolve, reject) => {
+      verdict.then(
+        () => tell(sizeBytes, true),
+        fault => fault instanceof NasSilence && reject(fault)
+      )
+    })
+    try {
+      await Promise.race([importBackup(new LxdClient(endpoint), instance, body), silence])
+      return true
+    } catch (error) {
+      body.destroy()
+      // What is wrong with the archive has broken the upload; LXD only saw it break.
+      const fault: unknown = await verdict.then(
+        () => undefined,
+        (why: unknown) => why
+      )
+      const { syscall } = (fault ?? {}) as NodeJS.ErrnoException
+      throw fault instanceof UserError || syscall !== undefined ? fault : error
+    }
+  },
+
+  /** Reads an archive to its end. @returns false when there is no such file */
+  async examine({ user, name, claims }: ArchiveOrder, tell: Tell): Promise<boolean> {
+    const file = await files.open(user, name)
+    if (file) await inspectArchive(file, claims, { onProgress: readBytes => tell(readBytes) })
+    return file !== undefined
+  }
+}
+export type Calls = typeof calls
+
+const TELL_EVERY_MS = 100
+
+function tellOf(id: number): Tell {
+  let toldAtMs = -Infinity
+  return (doneBytes, isLast) => {
+    const now = performance.now()
+    if (now - toldAtMs < TELL_EVERY_MS && !isLast) return
+    toldAtMs = now
+    answer({ id, doneBytes })
+  }
+}
+
+const answer = (message: Answer): void => {
+  process.send?.(message)
+}
+
+process.on('message', ({ id, name, args }: Call) => {
+  const call = calls[name] as (...args: unknown[]) => Promise<unknown>
+  call(...args, tellOf(id)).then(
+    value => answer({ id, value }),
+    (error: unknown) => answer({ id, fault: packFault(error) })
+  )
+})
+// berth ends it by hanging up. An orderly end would wait for what the NAS still keeps.
+process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
