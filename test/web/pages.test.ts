@@ -11,7 +11,7 @@ import { type Device, DEVICES, enterByLink, launchBrowser, type Look, openBrowse
 
 /*
  * Every page as people see it, in a real Chromium, with a real container behind. What it looked like stays in test/.screenshots
- * for people to look at.
+ * for people to look at, when the long suite has run.
  */
 
 const SCREENSHOTS = join(import.meta.dirname, '../.screenshots')
@@ -97,8 +97,10 @@ async function look(page: Page, path: string, name: string, { language, device }
   for (let time = 0; time < 10 && answer!.headers()['refresh'] !== undefined; time++) answer = await page.goto(path)
   const bytes = (await answer!.body()).length
   expect(bytes, `${path} is too large`).toBeLessThan(MAX_PAGE_BYTES)
-  const shoot = (scheme: string) =>
-    page.screenshot({ path: join(SCREENSHOTS, `${name}-${device}-${language}-${scheme}.png`), fullPage: true })
+  const shoot = async (scheme: string) => {
+    if (!LONG) return
+    await page.screenshot({ path: join(SCREENSHOTS, `${name}-${device}-${language}-${scheme}.png`), fullPage: true })
+  }
   await shoot('light')
   expect(await basicsOf(page), path).toEqual({
     title: true,
