@@ -1,13 +1,15 @@
 import { defineConfig } from 'vitest/config'
 
+/** `npm test`, and what the other suites have in common with it. */
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/crash/**'],
+    exclude: ['test/**/*.long.test.ts', 'test/crash/**'],
+    provide: { suite: 'short' },
     globalSetup: ['test/run-lab.ts'],
     pool: 'forks',
     // Each file has a daemon and containers of its own, and waits for containers half of the time.
-    maxWorkers: 3,
+    maxWorkers: 4,
     testTimeout: 120_000,
     // The first hook of a cold run waits until the images are built.
     hookTimeout: 600_000,

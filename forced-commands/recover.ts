@@ -78,7 +78,12 @@ async function offer(parts: Parts, user: User, invocation: Invocation): Promise<
     `The snapshot takes the place of your container on ${node.name}: all files in the present one are replaced, your home`
   )
   reply.out('directory too. Your keys, fixed port, limits, mounts and SSH host identity stay as they are.')
-  await offerToken(parts, user, offered => `recover ${offered} PATH`, invocation)
+  await offerToken(
+    parts,
+    user,
+    offered => `recover ${offered} ${snapshots.length === 1 ? snapshots[0]?.name : 'PATH'}`,
+    invocation
+  )
 }
 
 async function recoverFrom(

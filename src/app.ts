@@ -91,7 +91,17 @@ export function createApp(config: Config, log: Log): App {
     clients.set(node.name, client)
     return client
   }
-  const containers = new Containers({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log })
+  const containers = new Containers({
+    config,
+    database,
+    keys,
+    users,
+    operations,
+    lxdFor,
+    probeHostKey,
+    generateHostKey,
+    log
+  })
   const tokens = new Tokens(database)
   const snapshots = new Snapshots({
     config,
@@ -123,6 +133,8 @@ export function createApp(config: Config, log: Log): App {
         server?.endUser(user.id)
         const nodes = await containers.disable(user, { keepRunning: true })
         log.info({ user: user.name, nodes }, "shut out as the lab's directory has it")
+        const open = nodes.filter(({ fault }) => fault !== undefined).map(({ node }) => node)
+        if (open.length > 0) throw new Error(`${user.name} is not shut out on ${open.join(', ')} yet`)
       },
       async onBack(user) {
         if (shutsOut && user.state === 'enabled') await containers.enable(user)

@@ -1,10 +1,16 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { stringify } from 'yaml'
+import type { Action } from '../src/admin/action.ts'
+import { listAudit } from '../src/admin/audit.ts'
+import { perform } from '../src/admin/perform.ts'
+import { addUser } from '../src/admin/user-actions.ts'
+import type { AuditRow } from '../src/command/audit.ts'
+import { loadConfig } from '../src/config.ts'
 import { freePort } from './free-port.ts'
 import { downLab, upLab } from './lab/lab.ts'
 import type { LabServer } from './lab/server.ts'
@@ -44,6 +50,13 @@ function collect(stream: NodeJS.ReadableStream): () => string {
   stream.on('data', (chunk: Buffer) => chunks.push(chunk))
   return () => Buffer.concat(chunks).toString('utf8')
 }
+
+/** What `berth …` does with a running `serve`, without starting a program for it: that takes a second of the processor. */
+export const act = <Params, Result>(
+  { configPath }: { configPath: string },
+  action: Action<Params, Result>,
+  params: Params
+): Promise<Result> => perform(loadConfig(configPath), action, params, () => {})
 
 export interface RigOptions {
   /** Laid over the configuration of the only node, gpu1. */
@@ -120,6 +133,11 @@ export class Rig implements AsyncDisposable {
     return run([process.execPath, MAIN, ...words, '--config', this.configPath])
   }
 
+  /** As `berth audit`. */
+  audit(user?: string): Promise<AuditRow[]> {
+    return act(this, listAudit, { user, limit: 1000 })
+  }
+
   /** A new ed25519 key pair; the path of the private key. */
   async makeKey(name: string): Promise<string> {
     const path = join(this.directory, `key-${name}`)
@@ -131,8 +149,7 @@ export class Rig implements AsyncDisposable {
   /** An enrolled member with a key of the same name, and a client configuration as berth prints it. */
   async addMember(name: string): Promise<Member> {
     const identity = await this.makeKey(name)
-    const added = await this.berth('user', 'add', name, '--key', `${identity}.pub`)
-    if (added.code !== 0) throw new Error(added.stderr)
+    await act(this, addUser, { name, keys: [readFileSync(`${identity}.pub`, 'utf8')] })
     return this.member(name, identity)
   }
 
@@ -177,17 +194,16 @@ export class Rig implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end()
-    if (this.#ownLab === undefined) await this.#clean()
+    if (this.#ownLab === undefined) await this.#endContainers()
     else await downLab(this.#ownLab)
     rmSync(this.directory, { recursive: true, force: true })
   }
 
-  async #clean(): Promise<void> {
+  /** The rest goes with the lab. */
+  async #endContainers(): Promise<void> {
     const { stdout } = await this.lxc('list', '--format', 'csv', '--columns', 'n')
-    for (const name of stdout.split('\n').filter(Boolean)) await this.lxc('delete', '--force', name)
-    await this.lxc('profile', 'delete', 'berth')
-    await this.lxc('project', 'delete', this.project)
-    await this.lxc('network', 'delete', this.network, '--project', 'default')
+    const names = stdout.split('\n').filter(Boolean)
+    if (names.length > 0) await this.lxc('delete', '--force', ...names)
   }
 }
 

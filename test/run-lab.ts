@@ -2,7 +2,7 @@ import { downLab, listLabs } from './lab/lab.ts'
 import { installPackages } from './lab/packages.ts'
 
 /** What tests call beside what a lab needs. */
-const PROGRAMS = ['netcat-openbsd', 'curl']
+const PROGRAMS = ['netcat-openbsd', 'curl', 'nginx']
 
 /** One lab for all files of a run, brought up by the first test that wants it and taken down here at the end. */
 export default async function setUp(): Promise<() => Promise<void>> {

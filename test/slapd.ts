@@ -195,6 +195,8 @@ userPassword:: ${base64(password)}
     writeFileSync(
       at('slapd.conf'),
       `${['core', 'cosine', 'nis', 'inetorgperson'].map(name => `include /etc/ldap/schema/${name}.schema`).join('\n')}
+# What a 389 Directory Server knows its entries by, and shows where entryUUID is not to be seen.
+attributetype ( 2.16.840.1.113730.3.1.542 NAME 'nsUniqueId' EQUALITY caseIgnoreMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
 modulepath /usr/lib/ldap
 moduleload back_mdb
 moduleload ppolicy
@@ -211,6 +213,7 @@ rootdn "${ROOT_DN}"
 rootpw "${ROOT_PASSWORD}"
 dbnosync
 overlay ppolicy
+access to filter="(description=389)" attrs=entryUUID by * none
 access to attrs=userPassword by anonymous auth by * none
 access to * by users read by * none
 `

@@ -4,7 +4,7 @@ import { defineAction } from './action.ts'
 import { defineCommand, jsonOption } from './admin-command.ts'
 import { formatTime } from './console.ts'
 
-const listAudit = defineAction(
+export const listAudit = defineAction(
   'audit.list',
   z.strictObject({ user: z.string().optional(), sinceMs: z.number().optional(), limit: z.int().positive() }),
   (app, query) => app.audit.list(query),

@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline/promises'
 import { isatty } from 'node:tty'
 import picocolors from 'picocolors'
 import type { Colors } from 'picocolors/types.ts'
+import { withoutControls } from '../command/controls.ts'
 import { drawTable } from '../command/table.ts'
 import type { Report } from '../operations/operations.ts'
 import { ProgressLine } from './progress-line.ts'
@@ -25,12 +26,12 @@ export class Console {
 
   out(text: string): void {
     this.endProgress()
-    process.stdout.write(`${text}\n`)
+    process.stdout.write(`${this.#clean(text)}\n`)
   }
 
   err(text: string): void {
     this.endProgress()
-    process.stderr.write(`${text}\n`)
+    process.stderr.write(`${this.#clean(text)}\n`)
   }
 
   json(value: unknown): void {
@@ -64,7 +65,11 @@ export class Console {
   /** A live line on a terminal, a line a step elsewhere. It vanishes with the next text. */
   readonly report: Report = (step, fraction) => {
     this.#progress ??= new ProgressLine(process.stderr)
-    this.#progress.update(step, fraction)
+    this.#progress.update(this.#clean(step), fraction)
+  }
+
+  #clean(text: string): string {
+    return withoutControls(text, { colors: this.colors.isColorSupported })
   }
 
   endProgress(): void {

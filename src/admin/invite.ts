@@ -40,7 +40,7 @@ ends the one before. The key enrolled is the one that the member's SSH client ha
     # then, once:
     ${(lines[0] as { line: string }).line}
 `)
-    if (link !== undefined)
+    if (link !== undefined && config.web.publicUrl !== undefined)
       console.out(`Or this, for the browser; the code works for one of the two:
 
     ${link}

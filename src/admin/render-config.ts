@@ -12,6 +12,8 @@ const GIB = 2 ** 30
 const DEFAULT_MEMORY_GIB = 32
 const DEFAULT_DISK_GIB = 200
 
+export const UNIT_PATH = '/etc/systemd/system/berth.service'
+
 export interface Choices {
   readonly stateDir: string
   readonly unitPath: string
@@ -37,6 +39,8 @@ export function renderConfig(survey: Survey, { stateDir, unitPath, address, reci
     manageAddress: manageAddress(address),
     serverNote: `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}; elsewhere: https://NODE:8443, then \`berth node trust\`.`,
     lxd: `unix://${survey.socket}`,
+    target: server.clustered ? `target: ${server.name}` : '# target: gpu1',
+    project: server.clustered ? `berth-${server.name}` : 'berth',
     pool: pool?.name ?? 'default',
     poolNote: `Pools here: ${survey.pools.map(({ name, driver }) => `${name} (${driver})`).join(', ') || 'none yet'}.`,
     tool: server.kind === 'incus' ? 'incus' : 'lxc',

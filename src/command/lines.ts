@@ -7,6 +7,9 @@ export const manageLine = (node: NodeConfig, words = ''): string => `ssh ${node.
 
 export const loginLine = (node: NodeConfig): string => `ssh ${node.name}`
 
+/** Makes the member's container on the node. */
+export const registerLine = (node: NodeConfig, { name }: User): string => `ssh register@${node.name}-manage ${name}`
+
 /** Works before the member has the generated config. */
 export const plainManageLine = (node: NodeConfig, login: string, words: string): string =>
   `ssh -p ${node.managePort} ${login}@${node.manageAddress} ${words}`

@@ -1,9 +1,10 @@
-import yargs from 'yargs'
 import { describeError, toUserError, UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { maskWords, type Audit } from './audit.ts'
 import type { Command, Invocation, Role } from './command.ts'
-import { manageLine } from './lines.ts'
+import { manageLine, plainManageLine } from './lines.ts'
+import { Parsers } from './parser.ts'
+import { nearestWord } from './usage.ts'
 
 /** `words` splits the command line when called: a line that cannot be split is refused and audited like any other. */
 export type RunCommand = (words: () => string[], invocation: Invocation) => Promise<number>
@@ -16,6 +17,7 @@ interface Parts {
 
 /** Runs one command of one session to its exit code: finds it, checks who may, audits, and turns failures into words. Never throws. */
 export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
+  const parsers = new Parsers()
   return async (split, invocation) => {
     const { principal, reply, sessionId, node, address } = invocation
     let words: string[] = []
@@ -42,7 +44,7 @@ export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
       } finally {
         open(shown)
       }
-      const { command, args } = parseWords(commands, words, invocation)
+      const { command, args } = parseWords(commands, parsers, words, invocation)
       exitCode = (await command.handler(args, invocation)) ?? 0
     } catch (error) {
       failure = toUserError(error, sessionId)
@@ -89,64 +91,31 @@ function secretPositions(commands: readonly Command[], words: readonly string[])
   return commands.find(command => verbOf(command) === words[0])?.secretWords ?? []
 }
 
-function parseWords(commands: readonly Command[], words: string[], { principal, node }: Invocation) {
+function parseWords(commands: readonly Command[], parsers: Parsers, words: string[], { principal, node }: Invocation) {
   const command = commands.find(candidate => verbOf(candidate) === words[0])
   if (!command) {
-    throw new UserError('unknown-command', JSON.stringify(words[0]), { hint: `See: ${manageLine(node, 'help')}` })
+    throw unknownCommand(commands, words[0] ?? '', { principal, node })
   }
   if (!command.allowedFor.includes(principal.role)) {
     throw new UserError('not-allowed', `\`${words[0]}\` is not for the login \`${principal.login}\`.`, {
       hint: `Log in with your own user name: ssh USER@${node.name}-manage ${words[0]}`
     })
   }
-  let args: Parameters<Command['handler']>[0] | undefined
-  // A fresh instance each time: one yargs used by two sessions at once loses commands.
-  void commandParser(command, node.name, parsed => (args = parsed)).parse(words, {}, () => {})
-  if (!args) throw new UserError('usage', undefined, { hint: `See: ${manageLine(node, `help ${words[0]}`)}` })
-  return { command, args }
+  // Who enrols has no config yet, and no key that could ask for help.
+  const hint =
+    principal.role === 'enroll'
+      ? `Type the line of your invite: ${plainManageLine(node, 'enroll', 'NAME CODE')}`
+      : `See: ${manageLine(node, `help ${words[0]}`)}`
+  return { command, args: parsers.parse(command, words.slice(1), hint) }
 }
 
-/** A strict yargs that knows one command only. Its messages become `usage` errors. */
-function commandParser(
-  command: Command,
-  nodeName: string,
-  handler: (args: Parameters<Command['handler']>[0]) => void = () => {}
-) {
-  return yargs([])
-    .scriptName(`ssh ${nodeName}-manage`)
-    .locale('en')
-    .help(false)
-    .version(false)
-    .exitProcess(false)
-    .strict()
-    .wrap(78)
-    .parserConfiguration({
-      'parse-numbers': false,
-      'parse-positional-numbers': false,
-      'duplicate-arguments-array': false,
-      'dot-notation': false,
-      'boolean-negation': false,
-      'populate--': true
-    })
-    .command({
-      command: command.command,
-      describe: command.describe,
-      builder: y => command.builder(command.epilogue === undefined ? y : y.epilogue(command.epilogue)),
-      handler
-    })
-    .demandCommand(1)
-    .fail((message, error) => {
-      throw error ?? new UserError('usage', message, { hint: `See: ssh ${nodeName}-manage help ${verbOf(command)}` })
-    })
-}
-
-/** What `help VERB` prints: usage, positions, options, epilogue. */
-export function commandHelp(command: Command, nodeName: string): string {
-  let text = ''
-  void commandParser(command, nodeName)
-    .help('help')
-    .parse([verbOf(command), '--help'], {}, (_error, _args, output) => {
-      text = output
-    })
-  return text
+/** The failure for a word that is no command, with the one it resembles among those this login may type. */
+export function unknownCommand(
+  commands: readonly Command[],
+  word: string,
+  { principal, node }: Pick<Invocation, 'principal' | 'node'>
+): UserError {
+  const near = nearestWord(word, commands.filter(each => each.allowedFor.includes(principal.role)).map(verbOf))
+  const details = `${JSON.stringify(word)}${near === undefined ? '' : ` Did you mean ${near}?`}`
+  return new UserError('unknown-command', details, { hint: `See: ${manageLine(node, 'help')}` })
 }

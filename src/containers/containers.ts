@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Database } from '../db/open.ts'
 import type { Keys } from '../directory/keys.ts'
-import type { User } from '../directory/users.ts'
+import type { User, Users } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
@@ -34,6 +34,7 @@ export interface ContainersParts {
   readonly config: Config
   readonly database: Database
   readonly keys: Keys
+  readonly users: Pick<Users, 'byId'>
   readonly operations: Operations
   readonly probeHostKey: ProbeHostKey
   readonly generateHostKey: GenerateHostKey
@@ -44,8 +45,10 @@ export interface ContainersParts {
 /** A crowd asking for the same container costs its node one reading a second. */
 const READING_AGE_MS = 1000
 const DEFAULT_STOP_TIMEOUT_MS = 30_000
-/** For what an admin does to all of a member's containers: a running `start` or `stop` ends before that. */
-const BUSY_PATIENCE_MS = 120_000
+/** For a login that wakes a container: a running `start` ends before that. */
+const WAKE_PATIENCE_MS = 120_000
+/** For what an admin does to all of a member's containers: no `restart` that its owner can draw out lasts longer. */
+const ADMIN_PATIENCE_MS = 20 * 60_000
 const BUSY_PAUSE_MS = 250
 const PUT_AWAY_ATTEMPTS = 5
 const PUT_AWAY_PAUSE_MS = 1000
@@ -68,11 +71,22 @@ export class Containers {
   readonly #health = new Health()
   readonly #readings = new Map<string, Promise<ContainerStatus>>()
 
-  constructor({ config, database, keys, operations, lxdFor, probeHostKey, generateHostKey, log }: ContainersParts) {
+  constructor({
+    config,
+    database,
+    keys,
+    users,
+    operations,
+    lxdFor,
+    probeHostKey,
+    generateHostKey,
+    log
+  }: ContainersParts) {
     this.#operations = operations
     this.parts = {
       config,
       keys,
+      users,
       records: new ContainerRecords(database),
       forwards: new PortForwards(database, config.forwardPorts),
       hostKeys: new HostKeys(database, generateHostKey),
@@ -126,7 +140,8 @@ export class Containers {
       })
     }
     onStart()
-    const start = () => this.#changeWhenFree(user, node, 'start', silent, tell => this.#start(user, node, tell))
+    const start = () =>
+      this.#changeWhenFree(user, node, 'start', silent, WAKE_PATIENCE_MS, tell => this.#start(user, node, tell))
     if (!comesUp && running) await this.start(user, node)
     else await this.#untilPutAway(start)
   }
@@ -360,7 +375,15 @@ export class Containers {
       nodes.map(async node => {
         try {
           const tell: Report = (step, fraction) => report(`${node.name}: ${step}`, fraction)
-          const outcome = await this.#changeWhenFree(user, node, kind, tell, told => action(node, told), options)
+          const outcome = await this.#changeWhenFree(
+            user,
+            node,
+            kind,
+            tell,
+            ADMIN_PATIENCE_MS,
+            told => action(node, told),
+            options
+          )
           return { node: node.name, outcome }
         } catch (error) {
           if (!(error instanceof UserError)) throw error
@@ -375,16 +398,17 @@ export class Containers {
     node: NodeConfig,
     kind: string,
     report: Report,
+    patienceMs: number,
     action: (report: Report) => Promise<T>,
     options?: RunOptions
   ): Promise<T> {
-    const deadlineMs = performance.now() + BUSY_PATIENCE_MS
+    const deadlineMs = performance.now() + patienceMs
     for (;;) {
       try {
         return await this.change(user, node, kind, report, action, options)
       } catch (error) {
-        const isBusy = error instanceof UserError && error.reason === 'busy'
-        if (!isBusy || performance.now() > deadlineMs) throw error
+        if (!(error instanceof UserError && error.reason === 'busy') || performance.now() > deadlineMs) throw error
+        report(`waiting, ${error.message}`)
         await sleep(BUSY_PAUSE_MS)
       }
     }

@@ -10,7 +10,7 @@ import type { LxdClient } from '../lxd/client.ts'
 import type { Collection } from '../lxd/collection.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import { networkAcls } from '../lxd/network-acls.ts'
-import { networks } from '../lxd/networks.ts'
+import { createNetwork, networks } from '../lxd/networks.ts'
 import { profiles } from '../lxd/profiles.ts'
 import { projects } from '../lxd/projects.ts'
 import { getResources, type GpuCard } from '../lxd/resources.ts'
@@ -44,6 +44,8 @@ export class NodeSetup {
   readonly #log: Log
   readonly #bridgeTurns = new Turns()
   readonly #hardware = new Map<string, Hardware>()
+  /** Nodes that share a bridge with others and did not answer: until then nobody waits for them. */
+  readonly #silentUntilMs = new Map<string, number>()
   readonly #underWay = new Map<string, Promise<NodeFacts>>()
 
   constructor(nodes: Iterable<NodeConfig>, lxdFor: (node: NodeConfig) => LxdClient, log: Log) {
@@ -74,7 +76,9 @@ export class NodeSetup {
     const options = { timeoutMs: ANSWER_TIMEOUT_MS }
     // Members of a cluster have one bridge and one ACL between them: looked at and changed one after the other, lest they fight.
     const bridgeOf = () =>
-      this.#bridgeTurns.take(`${node.network} ${node.lxd}`, () => this.#ensureNetwork(node, shared))
+      this.#bridgeTurns.take(node.target ? node.network : `${node.network} ${node.lxd}`, () =>
+        this.#ensureNetwork(node, shared)
+      )
     const [server, hardware, project, bridge, profile] = await Promise.all([
       getServer(lxd, options),
       this.#readHardware(node),
@@ -83,6 +87,7 @@ export class NodeSetup {
       profiles.find(lxd, PROFILE, options)
     ])
     // Only made: LXD refuses to change the features of a project in use.
+    if (server.clustered && !node.target) throw memberUnnamed(node)
     if (!project) await projects.create(lxd, planProject(node))
     await this.#put(node, lxd, profiles, PROFILE, profile, planProfile(node, hardware.cards))
     return { server, bridge, cards: hardware.cards }
@@ -107,11 +112,17 @@ export class NodeSetup {
       networkAcls.find(lxd, name, options)
     ])
     const config = planBridge(name)
-    let network = found
+    let network = found?.status === 'Pending' || found?.status === 'Errored' ? undefined : found
     if (!network) {
       if (!foundAcl) await networkAcls.create(lxd, { name, description, egress: [], ingress: [] })
       this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
-      await networks.create(lxd, { name: node.network, type: 'bridge', description, config })
+      await createNetwork(lxd, { name: node.network, type: 'bridge', description, config }).catch((cause: unknown) => {
+        if (!(cause instanceof LxdError) || cause.fault !== 'refused' && cause.fault !== 'failed') throw cause
+        throw new UserError('cannot-create', `${node.name} cannot make the bridge ${node.network}: ${cause.message}`, {
+          hint: `If it finds no free network, an admin gives it one: lxc network create ${node.network} ipv4.address=10.64.0.1/20 ipv4.nat=true ipv6.address=none dns.mode=none`,
+          cause
+        })
+      })
       network = await networks.find(lxd, node.network)
     }
     const bridge = network?.config['ipv4.address'] ?? 'none'
@@ -120,9 +131,9 @@ export class NodeSetup {
         hint: `Give it one: lxc network set ${node.network} ipv4.address auto`
       })
     }
-    const sharing = this.#nodes.filter(other => other.lxd === node.lxd && other.network === node.network)
+    const sharing = this.#nodes.filter(other => mayShareBridge(node, other))
     const addressesOf = async (other: NodeConfig) => [
-      ...(await this.#readHardware(other)).addresses,
+      ...(other === node ? await this.#readHardware(node) : await this.#readNeighbour(other)).addresses,
       ...(await resolve(other.address)),
       other.listenAddress
     ]
@@ -174,11 +185,20 @@ export class NodeSetup {
     })
   }
 
+  async #readNeighbour(node: NodeConfig): Promise<Hardware> {
+    if (Date.now() < (this.#silentUntilMs.get(node.name) ?? 0)) throw new Error(`${node.name} did not answer lately`)
+    return this.#readHardware(node).catch((error: unknown) => {
+      this.#silentUntilMs.set(node.name, Date.now() + HARDWARE_AGE_MS)
+      throw error
+    })
+  }
+
   async #readHardware(node: NodeConfig): Promise<Hardware> {
     const lxd = this.#lxdFor(node).inProject('default')
     const known = this.#hardware.get(node.name)
     if (known && Date.now() - known.readAtMs < HARDWARE_AGE_MS) return known
-    const [{ gpus }, addresses] = await Promise.all([getResources(lxd), readHostAddresses(lxd)])
+    const options = { timeoutMs: ANSWER_TIMEOUT_MS }
+    const [{ gpus }, addresses] = await Promise.all([getResources(lxd, options), readHostAddresses(lxd)])
     const hardware = { readAtMs: Date.now(), cards: gpus, addresses }
     this.#hardware.set(node.name, hardware)
     return hardware
@@ -186,6 +206,15 @@ export class NodeSetup {
 }
 
 type Found<Thing> = (Thing & { etag: string }) | undefined
+
+/** Members of a cluster have one bridge, whichever of them is asked. Of two clusters each has its own, with more closed than need be. */
+const mayShareBridge = (one: NodeConfig, other: NodeConfig): boolean =>
+  one.network === other.network && (one.lxd === other.lxd || (one.target !== undefined && other.target !== undefined))
+
+const memberUnnamed = (node: NodeConfig) =>
+  new UserError('cannot-create', `LXD on ${node.name} is in a cluster, and which member is meant is not said.`, {
+    hint: tellAdmin(node)
+  })
 
 const aclName = (node: NodeConfig): string => `berth-${node.network}`
 
@@ -207,7 +236,11 @@ const planProject = (node: NodeConfig) => ({
 const networkUrls = listOf(z.string())
 const networkState = z.looseObject({ addresses: listOf(z.looseObject({ address: z.string() })) })
 
-/** Every address of every interface of the node (GET /1.0/networks, /1.0/networks/NAME/state), LXD's or not. */
+/**
+ * Every address of every interface of the node (GET /1.0/networks, /1.0/networks/NAME/state), LXD's or not. In a cluster the names
+ * are those of the member that was asked, whatever the target (LXD 5.0.2): of another one only what has the same name and what
+ * LXD itself listens on. `doctor` warns of such a way.
+ */
 export async function readHostAddresses(lxd: LxdClient): Promise<string[]> {
   const options = { timeoutMs: ANSWER_TIMEOUT_MS, query: { target: lxd.target } }
   // Not recursively: Incus 6.0 without Open vSwitch leaves the host's own interfaces out of that list.
@@ -216,8 +249,12 @@ export async function readHostAddresses(lxd: LxdClient): Promise<string[]> {
   const states = await Promise.all(
     names.map(name => lxd.find(apiPath`/1.0/networks/${name}/state`, networkState, options))
   )
-  return states.flatMap(state => state?.addresses.map(({ address }) => address) ?? []).sort()
+  const listening = lxd.target === undefined ? [] : (await getServer(lxd, options)).addresses
+  const own = states.flatMap(state => state?.addresses.map(({ address }) => address) ?? [])
+  return [...new Set([...own, ...listening.map(withoutPort)])].sort()
 }
+
+const withoutPort = (address: string): string => address.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
 
 async function resolve(host: string): Promise<string[]> {
   const found = await lookup(host, { all: true }).catch(() => [])

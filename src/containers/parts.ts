@@ -1,5 +1,6 @@
 import type { Config, NodeConfig } from '../config.ts'
 import type { Keys } from '../directory/keys.ts'
+import type { Users } from '../directory/users.ts'
 import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import type { HostKeys } from './host-keys.ts'
@@ -20,6 +21,7 @@ export type ProbeHostKey = (
 export interface Parts {
   readonly config: Config
   readonly keys: Keys
+  readonly users: Pick<Users, 'byId'>
   readonly records: ContainerRecords
   readonly forwards: PortForwards
   readonly hostKeys: HostKeys

@@ -29,7 +29,7 @@ const START_TIMEOUT_MS = 120_000
  * Brings the member's container to where its owner can log in: pinned address and devices, host keys and keys while it is
  * stopped, LXD's start, the first set-up, and an answer of its own sshd through the fixed port.
  * @returns whether there was nothing to do
- * @throws UserError `not-registered`, `start-failed`, `port-taken`, `provisioning-failed`, `unreachable`, `node-unavailable`, …
+ * @throws UserError `user-disabled`, `not-registered`, `start-failed`, `port-taken`, `provisioning-failed`, `unreachable`, `node-unavailable`, …
  */
 export async function startContainer(
   parts: Parts,
@@ -39,6 +39,9 @@ export async function startContainer(
   report: Report
 ): Promise<boolean> {
   const { records } = parts
+  // Whoever asked may have been shut out since, and what they asked have waited for its turn.
+  if (parts.users.byId(user.id)?.state !== 'enabled')
+    throw new UserError('user-disabled', undefined, { hint: 'Ask your admin.' })
   const lxd = parts.lxdFor(node)
   const startFailed = blame(node, 'start-failed', tellAdmin(node))
   const instance = await findContainer(lxd, node, user)

@@ -33,6 +33,12 @@ const REFUSALS = [
   ConstraintViolationError
 ]
 
+/** Active Directory's words for a right password that is to be changed before anything else, 532 and 773 (MS-ADTS 5.1.1.1.3). */
+const STALE_PASSWORD = /\bdata (532|773)\b/
+
+/** `stale`: the password is right, and the directory wants another one before it lets anybody in. */
+export type BindOutcome = 'bound' | 'refused' | 'stale'
+
 /** One connection to the lab's directory, and never another one in its place. */
 export class LdapConnection implements AsyncDisposable {
   readonly #client: Client
@@ -78,15 +84,16 @@ export class LdapConnection implements AsyncDisposable {
     }
   }
 
-  /** A simple bind (RFC 4513 section 5.1.3). @returns whether name and password were right @throws UserError `directory-unavailable` */
-  async bind(dn: string, password: string): Promise<boolean> {
+  /** A simple bind (RFC 4513 section 5.1.3). @throws UserError `directory-unavailable` */
+  async bind(dn: string, password: string): Promise<BindOutcome> {
     // Without a password it would be an unauthenticated bind, which succeeds for everybody (RFC 4513 section 5.1.2).
-    if (dn === '' || password === '') return false
+    if (dn === '' || password === '') return 'refused'
     try {
       await this.#client.bind(dn, password)
-      return true
+      return 'bound'
     } catch (error) {
-      if (REFUSALS.some(kind => error instanceof kind)) return false
+      if (error instanceof InvalidCredentialsError && STALE_PASSWORD.test(error.message)) return 'stale'
+      if (REFUSALS.some(kind => error instanceof kind)) return 'refused'
       throw unavailable(error)
     }
   }

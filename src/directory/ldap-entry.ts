@@ -15,9 +15,15 @@ const LOCK_ATTRIBUTES = [
   'shadowExpire'
 ]
 
+/**
+ * What an entry keeps when it is renamed: RFC 4530 section 2.1; Active Directory; 389, whose own rules do not show entryUUID. The
+ * id that is kept begins with the name of the last two, so that one kind is never taken for another.
+ */
+const ENTRY_IDS = ['entryUUID', 'objectGUID', 'nsUniqueId']
+
 /** The attributes to ask for. */
 export const attributesOf = ({ nameAttribute, displayNameAttribute, emailAttribute }: LdapConfig): string[] => [
-  ...new Set([nameAttribute, displayNameAttribute, emailAttribute, 'entryUUID', 'objectGUID', ...LOCK_ATTRIBUTES])
+  ...new Set([nameAttribute, displayNameAttribute, emailAttribute, ...ENTRY_IDS, ...LOCK_ATTRIBUTES])
 ]
 
 /** Undefined without a name. */
@@ -62,6 +68,9 @@ export function idFilter({ entryId, login }: Person, { nameAttribute }: LdapConf
   if (entryId.startsWith('guid:')) {
     return new EqualityFilter({ attribute: 'objectGUID', value: Buffer.from(entryId.slice(5), 'hex') })
   }
+  if (entryId.startsWith('nsuniqueid:')) {
+    return new EqualityFilter({ attribute: 'nsUniqueId', value: entryId.slice('nsuniqueid:'.length) })
+  }
   if (entryId !== '') return new EqualityFilter({ attribute: 'entryUUID', value: entryId })
   return new EqualityFilter({ attribute: nameAttribute, value: login })
 }
@@ -69,7 +78,8 @@ export function idFilter({ entryId, login }: Person, { nameAttribute }: LdapConf
 function readEntryId(entry: Entry): string {
   const guid = [entry['objectGUID']].flat()[0]
   if (Buffer.isBuffer(guid) && guid.length > 0) return `guid:${guid.toString('hex')}`
-  return firstValue(entry, 'entryUUID') ?? ''
+  const nsUniqueId = firstValue(entry, 'nsUniqueId')
+  return firstValue(entry, 'entryUUID') ?? (nsUniqueId === undefined ? '' : `nsuniqueid:${nsUniqueId}`)
 }
 
 /** Attribute names have no case (RFC 4512 section 2.5). */

@@ -5,13 +5,15 @@ import type { LdapConfig } from '../config.ts'
 import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { DomainAccount, DomainAccounts, Person } from './domain-accounts.ts'
-import { LdapConnection, type LdapServer } from './ldap-connection.ts'
+import { type BindOutcome, LdapConnection, type LdapServer } from './ldap-connection.ts'
 import { attributesOf, idFilter, isLocked, readPerson } from './ldap-entry.ts'
 import type { User, Users } from './users.ts'
 
 /** A refusal comes at the next full step after the request, whatever the directory was asked meanwhile: its time tells nothing. */
 const REFUSAL_STEP_MS = 1000
 const MAX_AT_ONCE = 64
+/** A pass waits no longer for containers to be closed; what is under way goes on. */
+const PASS_MS = 60_000
 const MAX_LOGIN_LENGTH = 256
 const MAX_PASSWORD_LENGTH = 1024
 
@@ -31,8 +33,9 @@ interface LdapParts {
   readonly accounts: DomainAccounts
   readonly users: Users
   readonly log: Log
-  /** Called when the directory does not let a user in any more, and when it does again; with `whenGone: disable` only. */
+  /** Called when the directory does not let a user in any more, again at each recheck until it succeeds, and once after a restart. */
   onGone(user: User): Promise<void>
+  /** Called when it does again. */
   onBack(user: User): Promise<void>
 }
 
@@ -43,6 +46,8 @@ export class Ldap {
   readonly #server: LdapServer
   readonly #servicePassword: string | undefined
   #atOnce = 0
+  /** Ids of those gone of whom all that follows has been carried out, or is at the moment. */
+  readonly #shutOut = new Set<number>()
   #timer: NodeJS.Timeout | undefined
   #checking: Promise<void> | undefined
 
@@ -71,7 +76,7 @@ export class Ldap {
   /**
    * Who somebody is, by name and password of the lab's directory. The first time makes the user, with a fixed port.
    * @throws UserError `sign-in-failed` for a wrong password and an unknown name alike, in the same time; `not-allowed` for a right
-   *   password of somebody outside the required group; `user-disabled`; `directory-unavailable`; `busy`
+   *   password of somebody outside the required group, or one to be changed first; `user-disabled`; `directory-unavailable`; `busy`
    */
   async authenticate(login: string, password: string): Promise<SignedIn> {
     if (this.#atOnce >= MAX_AT_ONCE) {
@@ -120,18 +125,18 @@ export class Ldap {
         (this.#config.bindTemplate as string).replaceAll('{{login}}', () => escapeDn(login)),
         password
       )
-      return bound ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
+      return isRight(bound) ? onlyOne(await this.#search(connection, this.#userFilter(login))) : undefined
     }
     await this.#bindService(connection)
     const entry = onlyOne(await this.#search(connection, this.#userFilter(login)))
     if (!entry) return undefined
     await using second = await LdapConnection.open(this.#server)
-    return (await second.bind(entry.dn, password)) ? entry : undefined
+    return isRight(await second.bind(entry.dn, password)) ? entry : undefined
   }
 
   /** @throws UserError `directory-unavailable` */
   async #bindService(connection: LdapConnection): Promise<void> {
-    if (await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) return
+    if ((await connection.bind(this.#config.bindDn as string, this.#servicePassword ?? '')) === 'bound') return
     throw new UserError('directory-unavailable', 'It does not take the account that berth looks people up with.', {
       hint: 'Tell your admin: ldap.bindDn and ldap.bindPasswordFile in berth.yaml.'
     })
@@ -157,6 +162,8 @@ export class Ldap {
     if (!account || account.entryId === '' || person.entryId === '') return account
     const entry = onlyOne(await this.#search(connection, idFilter(account, this.#config)))
     const other = entry && readPerson(entry, this.#config)
+    // The same entry, by an id of another kind.
+    if (other?.entryId === person.entryId) return account
     if (!other) return this.#config.adoptUsers ? account : undefined
     accounts.follow(account.userId, other)
     return undefined
@@ -164,7 +171,7 @@ export class Ldap {
 
   /** Looks everybody up again who ever signed in. @throws UserError `directory-unavailable` */
   async recheck(): Promise<void> {
-    const { accounts, users, log, onGone } = this.#parts
+    const { accounts, users, log } = this.#parts
     const known = accounts.list()
     if (known.length === 0) return
     await using connection = await LdapConnection.open(this.#server)
@@ -177,31 +184,44 @@ export class Ldap {
       log.error({ accounts: present.length }, 'the directory shows none of its people any more: nobody is shut out')
       return
     }
-    // Each is refused before anything is done about it: that may take minutes where a node is busy.
+    // Each is refused before anything is done about it: that may take minutes where a node is busy, and must not delay the next pass.
     const changes: Promise<void>[] = []
     for (const { account, person } of found) {
       const user = users.byId(account.userId)
       if (!user) continue
       if (person) {
         if (accounts.follow(account.userId, person).cameBack) changes.push(this.#letBack(user.id))
-      } else if (account.goneAtMs === undefined) {
-        log.info({ user: user.name }, 'the directory does not let this user in any more')
-        accounts.markGone(account.userId, { shutOut: this.#config.whenGone === 'disable' })
-        changes.push(this.#tell(() => onGone(user)))
+      } else {
+        if (account.goneAtMs === undefined) {
+          log.info({ user: user.name }, 'the directory does not let this user in any more')
+          accounts.markGone(account.userId, { shutOut: this.#config.whenGone === 'disable' })
+        }
+        changes.push(this.#carryOut(user))
       }
     }
-    await Promise.all(changes)
+    await Promise.race([Promise.all(changes), sleep(PASS_MS, undefined, { ref: false })])
   }
 
-  #letBack(userId: number): Promise<void> {
-    return this.#tell(() => this.#parts.onBack(this.#parts.users.byId(userId) as User))
+  /** A node that was away would go on letting the user in: what has failed is tried again at the next pass. */
+  async #carryOut(user: User): Promise<void> {
+    if (this.#shutOut.has(user.id)) return
+    this.#shutOut.add(user.id)
+    if (!(await this.#tell(() => this.#parts.onGone(user)))) this.#shutOut.delete(user.id)
   }
 
-  async #tell(change: () => Promise<void>): Promise<void> {
+  async #letBack(userId: number): Promise<void> {
+    this.#shutOut.delete(userId)
+    await this.#tell(() => this.#parts.onBack(this.#parts.users.byId(userId) as User))
+  }
+
+  /** @returns whether it could be carried out */
+  async #tell(change: () => Promise<void>): Promise<boolean> {
     try {
       await change()
+      return true
     } catch (error) {
       this.#parts.log.error({ err: error }, 'what the directory changed could not be carried out')
+      return false
     }
   }
 
@@ -270,6 +290,16 @@ const refusal = () =>
   new UserError('sign-in-failed', undefined, {
     hint: "They are those of the lab's directory. Check them and try again."
   })
+
+/** @throws UserError `not-allowed` for a right password that has to be changed */
+function isRight(outcome: BindOutcome): boolean {
+  if (outcome === 'stale') {
+    throw new UserError('not-allowed', "Your password in the lab's directory has to be changed first.", {
+      hint: 'Change it where you change it otherwise, then sign in here.'
+    })
+  }
+  return outcome === 'bound'
+}
 
 /** Two entries for one name are nobody. */
 const onlyOne = (entries: Entry[]): Entry | undefined => (entries.length === 1 ? entries[0] : undefined)

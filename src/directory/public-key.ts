@@ -94,7 +94,8 @@ export function readKeyMaterial(type: string, reader: WireReader): KeyMaterial {
 
 export const isCurve = (type: string): type is keyof typeof CURVES => Object.hasOwn(CURVES, type)
 
-const fingerprintOf = (blob: Buffer): string =>
+/** `SHA256:…` of any bytes, a valid key or not. */
+export const fingerprintOf = (blob: Buffer): string =>
   `SHA256:${createHash('sha256').update(blob).digest('base64').replace(/=+$/, '')}`
 
 function ed25519(bytes: Buffer): KeyObject {

@@ -1,7 +1,10 @@
 import type { Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { apiPath } from './api-path.ts'
-import type { CallOptions, LxdClient } from './client.ts'
-import type { WaitOptions } from './wait.ts'
+import type { LxdClient } from './client.ts'
+import { getInstance } from './instances.ts'
+import { LxdError } from './lxd-error.ts'
+import { waitForOperation, type WaitOptions } from './wait.ts'
 
 export interface NewBackup {
   /** Not to be shared by any two backups of a server: LXD 5.0.2 mixes up those of equally named instances in two projects. */
@@ -14,20 +17,20 @@ export interface NewBackup {
 
 /** Hours of work for a container of terabytes; whoever waits can still give up by a signal. */
 const BACKUP_TIMEOUT_MS = 24 * 3600_000
+const FOLLOW_EVERY_MS = 200
 
 /**
  * POST /1.0/instances/NAME/backups: an archive of the instance without its snapshots, made on the server's own disk. It goes with
- * the instance.
+ * the instance. Its bytes come while it is being made (GET …/backups/BACKUP/export): the server writes the file from front to back
+ * and changes nothing it has written.
+ * @throws LxdError, also when the server cannot make it whole
  */
-export async function createBackup(
+export async function* streamBackup(
   lxd: LxdClient,
   instance: string,
-  { name, compression, expiresAtMs }: NewBackup,
-  options?: WaitOptions
-): Promise<void> {
-  await lxd.operate('POST', apiPath`/1.0/instances/${instance}/backups`, {
-    timeoutMs: BACKUP_TIMEOUT_MS,
-    ...options,
+  { name, compression, expiresAtMs }: NewBackup
+): AsyncGenerator<Buffer, void> {
+  const begun = await lxd.begin('POST', apiPath`/1.0/instances/${instance}/backups`, {
     json: {
       name,
       compression_algorithm: compression,
@@ -36,19 +39,28 @@ export async function createBackup(
       optimized_storage: false
     }
   })
-}
-
-/**
- * GET /1.0/instances/NAME/backups/BACKUP/export: the archive's bytes.
- * The stream fails when it ends before `sizeBytes`. Destroy it when it is not read to its end.
- */
-export function exportBackup(
-  lxd: LxdClient,
-  instance: string,
-  backup: string,
-  options?: Pick<CallOptions, 'signal'>
-): Promise<{ body: Readable; sizeBytes: number }> {
-  return lxd.download(apiPath`/1.0/instances/${instance}/backups/${backup}/export`, options)
+  let isMade = begun === undefined
+  const made = begun && waitForOperation(lxd, begun, { timeoutMs: BACKUP_TIMEOUT_MS }).then(() => (isMade = true))
+  made?.catch(() => {})
+  for (let at = 0; ;) {
+    const isLast = isMade
+    try {
+      // A byte that is known is asked for again: there is always an answer then, also when nothing is new.
+      const known = Math.min(at, 1)
+      let skip = known
+      for await (const chunk of lxd.download(apiPath`/1.0/instances/${instance}/backups/${name}/export`, at - known)) {
+        const fresh = chunk.subarray(skip)
+        skip = 0
+        at += fresh.length
+        if (fresh.length > 0) yield fresh
+      }
+    } catch (error) {
+      // It may not have been begun yet. If it never will be, `made` says why.
+      if (isLast || !(error instanceof LxdError)) throw error
+    }
+    if (isLast) return
+    await Promise.race([made, sleep(FOLLOW_EVERY_MS)])
+  }
 }
 
 /**
@@ -66,7 +78,6 @@ export async function importBackup(
     timeoutMs: BACKUP_TIMEOUT_MS,
     answerTimeoutMs: BACKUP_TIMEOUT_MS,
     ...options,
-    query: { target: lxd.target },
     content: body,
     headers: {
       'content-type': 'application/octet-stream',
@@ -75,5 +86,12 @@ export async function importBackup(
       'x-incus-name': name,
       'x-incus-pool': pool
     }
+  })
+  if (lxd.target === undefined || (await getInstance(lxd, name)).location === lxd.target) return
+  await lxd.operate('POST', apiPath`/1.0/instances/${name}`, {
+    timeoutMs: BACKUP_TIMEOUT_MS,
+    ...options,
+    query: { target: lxd.target },
+    json: { name, migration: true }
   })
 }

@@ -188,30 +188,26 @@ export class LxdClient {
   }
 
   /**
-   * GET of something too big to be held: its bytes as they come. The stream ends with an error when the connection breaks or is
-   * silent for a minute while somebody reads. @throws LxdError for what is wrong before the first byte
+   * GET of something too big to be held: its bytes from `from` on, as they come. Fails when the connection breaks or is silent for a
+   * minute while somebody reads. @throws LxdError
    */
-  async download(
-    path: ApiPath,
-    { signal, query }: Omit<CallOptions, 'timeoutMs'> = {}
-  ): Promise<{ body: Readable; sizeBytes: number }> {
+  async *download(path: ApiPath, from: number): AsyncGenerator<Buffer, void> {
     try {
-      const { statusCode, headers, body } = await request(this.#transport.origin + this.#locate(path, query), {
+      const { statusCode, headers, body } = await request(this.#transport.origin + this.#locate(path), {
         dispatcher: this.#transport.agent,
-        signal: signal ?? null,
         headersTimeout: DOWNLOAD_SILENCE_MS,
-        bodyTimeout: DOWNLOAD_SILENCE_MS
+        bodyTimeout: DOWNLOAD_SILENCE_MS,
+        headers: from === 0 ? {} : { range: `bytes=${from}-` }
       })
-      if (statusCode >= 400) {
+      if (statusCode >= 400)
         throw refusal({ status: statusCode, headers, body: Buffer.from(await body.arrayBuffer()) }, `GET ${path}`)
+      if (statusCode !== (from === 0 ? 200 : 206)) {
+        body.on('error', () => {}).destroy()
+        throw new LxdError('not-understood', `GET ${path}: HTTP ${statusCode} for what begins at byte ${from}`)
       }
-      const sizeBytes = Number(headers['content-length'])
-      if (Number.isSafeInteger(sizeBytes)) return { body, sizeBytes }
-      body.on('error', () => {}).destroy()
-      throw new LxdError('not-understood', `GET ${path}: it does not tell how long it is`)
+      yield* body as AsyncIterable<Buffer>
     } catch (error) {
       if (error instanceof LxdError) throw error
-      signal?.throwIfAborted()
       throw new LxdError('lost', `GET ${path}: ${(error as Error).message}`, { cause: error })
     }
   }

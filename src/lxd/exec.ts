@@ -144,11 +144,18 @@ async function attend(
   terminal?.onResize((columns, rows) =>
     tell(control, { command: 'window-resize', args: { width: String(columns), height: String(rows) } })
   )
+  // On a terminal each takes a program of its own: one at a time, and as with kill(2) one that waits already is not sent twice.
+  const pending = new Set<string>()
+  let delivering = Promise.resolve()
   onSignal?.(name => {
     const number = constants.signals[`SIG${name}` as NodeJS.Signals]
-    if (number === undefined) return
-    if (wrap === undefined) tell(control, { command: 'signal', signal: number })
-    else exec(lxd, instance, { command: wrap.signalCommand(name), timeoutMs: KILL_GRACE_MS }).catch(() => {})
+    if (number === undefined || pending.has(name)) return
+    if (wrap === undefined) return tell(control, { command: 'signal', signal: number })
+    pending.add(name)
+    delivering = delivering.then(async () => {
+      pending.delete(name)
+      await exec(lxd, instance, { command: wrap.signalCommand(name), timeoutMs: KILL_GRACE_MS }).catch(() => {})
+    })
   })
   if (first !== undefined) feedIn(stdin, first, terminal !== undefined)
 

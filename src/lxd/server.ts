@@ -47,10 +47,21 @@ const serverSchema = z
 /** What a server says of itself; an untrusted client learns only `kind`, `trusted` and the extensions. */
 export type ServerInfo = z.output<typeof serverSchema>
 
-/** GET /1.0 */
+/** GET /1.0, of the client's cluster member if it has one. */
 export function getServer(lxd: LxdClient, options?: CallOptions): Promise<ServerInfo> {
-  return lxd.get(apiPath`/1.0`, serverSchema, options)
+  return lxd.get(apiPath`/1.0`, serverSchema, { query: { target: lxd.target }, ...options })
 }
+
+/** GET /1.0/cluster/members: their names. @throws LxdError `refused` by a server that is in no cluster */
+export async function listMembers(lxd: LxdClient, options?: CallOptions): Promise<string[]> {
+  const members = await lxd.get(apiPath`/1.0/cluster/members`, listOf(memberSchema), {
+    ...options,
+    query: { recursion: 1 }
+  })
+  return members.map(member => member.server_name)
+}
+
+const memberSchema = z.looseObject({ server_name: z.string() })
 
 /** Lowest versions whose interface this client speaks. */
 const LOWEST = { lxd: [5, 0, 0], incus: [6, 0, 0] } as const

@@ -12,7 +12,7 @@ export interface Call {
 }
 
 export type Answer =
-  | { readonly id: number; readonly progress: readonly [doneBytes: number, totalBytes: number] }
+  | { readonly id: number; readonly doneBytes: number }
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly fault: Fault }
 

@@ -2,7 +2,7 @@ import type { Database } from '../db/open.ts'
 import { UserError } from '../errors.ts'
 import type { LxdEndpoint } from '../lxd/transport.ts'
 import { unavailable } from './archive-files.ts'
-import type { ArchiveOrder } from './archive-process.ts'
+import type { ArchiveOrder, BackupOrder } from './archive-process.ts'
 import { ArchiveProcesses, type ArchiveProcess } from './archive-processes.ts'
 import type { ArchiveContents } from './inspect.ts'
 import type { WriteOptions } from './write-archive.ts'
@@ -10,26 +10,21 @@ import type { WriteOptions } from './write-archive.ts'
 /** The name of an archive that is being written by that operation. */
 export const partialName = (operation: number): string => `.partial-${operation}`
 
-type OnProgress = (doneBytes: number, totalBytes: number) => void
+type OnProgress = (doneBytes: number) => void
 
 /** An archive that has been begun: it becomes one by `store` and `publish`, or nothing. */
 export interface NewArchive {
   /**
-   * Brings a backup of an instance into it, and to the disk.
+   * Has the server make a backup and brings it into the file, and to the disk.
    * @throws UserError `no-space`, `snapshots-unavailable`, as `writeArchive`; LxdError
    */
   store(
-    backup: BackupSource,
-    options: Omit<WriteOptions, 'sizeBytes' | 'onProgress'>,
+    endpoint: LxdEndpoint,
+    backup: BackupOrder,
+    options: Omit<WriteOptions, 'onProgress'>,
     onProgress: OnProgress
   ): Promise<ArchiveContents>
   close(): Promise<void>
-}
-
-interface BackupSource {
-  readonly endpoint: LxdEndpoint
-  readonly instance: string
-  readonly backup: string
 }
 
 const PARTIAL = /^\.partial-(\d+)$/
@@ -85,8 +80,7 @@ export class ArchiveDirectory {
       throw error
     }
     return {
-      store: ({ endpoint, instance, backup }, options, onProgress) =>
-        process.call('store', [endpoint, { instance, backup, ...options }], onProgress),
+      store: (endpoint, backup, options, onProgress) => process.call('store', [endpoint, backup, options], onProgress),
       close: () => process.end()
     }
   }

@@ -1,5 +1,5 @@
 import { UserError } from '../errors.ts'
-import { exportBackup, importBackup } from '../lxd/backups.ts'
+import { importBackup, streamBackup } from '../lxd/backups.ts'
 import { LxdClient } from '../lxd/client.ts'
 import type { LxdEndpoint } from '../lxd/transport.ts'
 import { ArchiveFiles, type PartialArchive } from './archive-files.ts'
@@ -10,7 +10,15 @@ import { writeArchive, type WriteOptions } from './write-archive.ts'
 
 /* What berth forks for everything that touches the NAS: this may hang for ever, berth may not (docs/decisions/0011). */
 
-type Tell = (doneBytes: number, totalBytes: number) => void
+/** Not each piece is worth a message; the last one is. */
+type Tell = (doneBytes: number, isLast?: boolean) => void
+
+/** Of which instance, and what the backup is called on the server meanwhile. */
+export interface BackupOrder {
+  readonly instance: string
+  readonly name: string
+  readonly expiresAtMs: number
+}
 
 /** Which file, and what it must turn out to be. */
 export interface ArchiveOrder {
@@ -35,19 +43,16 @@ const calls = {
     partial = await files.create(user, name)
   },
 
-  /** Brings a backup of that instance into what was created. */
+  /** Has the server make a backup of that instance, and brings it into what was created. */
   async store(
     endpoint: LxdEndpoint,
-    {
-      instance,
-      backup,
-      ...options
-    }: { instance: string; backup: string } & Omit<WriteOptions, 'onProgress' | 'sizeBytes'>,
+    { instance, name, expiresAtMs }: BackupOrder,
+    options: Omit<WriteOptions, 'onProgress'>,
     tell: Tell
   ): Promise<ArchiveContents> {
-    const { body, sizeBytes } = await exportBackup(new LxdClient(endpoint), instance, backup)
-    const onProgress = (doneBytes: number) => tell(doneBytes, sizeBytes)
-    return writeArchive(body, partial as PartialArchive, { ...options, sizeBytes, onProgress })
+    const { compression } = options
+    const body = streamBackup(new LxdClient(endpoint), instance, { name, compression, expiresAtMs })
+    return writeArchive(body, partial as PartialArchive, { ...options, onProgress: doneBytes => tell(doneBytes) })
   },
 
   /** Makes an instance of an archive. @returns false when there is no such file */
@@ -60,11 +65,11 @@ const calls = {
     const file = await files.open(user, name)
     if (!file) return false
     const { sizeBytes } = claims
-    const onProgress = (readBytes: number) => tell(readBytes, sizeBytes)
+    const onProgress = (readBytes: number) => tell(readBytes)
     const { body, verdict } = openInspectedArchive(file, claims, { onProgress })
     const silence = new Promise<never>((_resolve, reject) => {
       verdict.then(
-        () => tell(sizeBytes, sizeBytes),
+        () => tell(sizeBytes, true),
         fault => fault instanceof NasSilence && reject(fault)
       )
     })
@@ -86,7 +91,7 @@ const calls = {
   /** Reads an archive to its end. @returns false when there is no such file */
   async examine({ user, name, claims }: ArchiveOrder, tell: Tell): Promise<boolean> {
     const file = await files.open(user, name)
-    if (file) await inspectArchive(file, claims, { onProgress: readBytes => tell(readBytes, claims.sizeBytes) })
+    if (file) await inspectArchive(file, claims, { onProgress: readBytes => tell(readBytes) })
     return file !== undefined
   }
 }
@@ -94,14 +99,13 @@ export type Calls = typeof calls
 
 const TELL_EVERY_MS = 100
 
-/** Not each piece of 128 KiB is worth a message. */
 function tellOf(id: number): Tell {
   let toldAtMs = -Infinity
-  return (doneBytes, totalBytes) => {
+  return (doneBytes, isLast) => {
     const now = performance.now()
-    if (now - toldAtMs < TELL_EVERY_MS && doneBytes < totalBytes) return
+    if (now - toldAtMs < TELL_EVERY_MS && !isLast) return
     toldAtMs = now
-    answer({ id, progress: [doneBytes, totalBytes] })
+    answer({ id, doneBytes })
   }
 }
 

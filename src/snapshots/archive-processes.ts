@@ -5,11 +5,11 @@ import { unavailable } from './archive-files.ts'
 import type { Calls } from './archive-process.ts'
 
 type Arguments<Name extends keyof Calls> =
-  Parameters<Calls[Name]> extends [...infer Given, (doneBytes: number, totalBytes: number) => void]
+  Parameters<Calls[Name]> extends [...infer Given, (doneBytes: number, isLast?: boolean) => void]
     ? Given
     : Parameters<Calls[Name]>
 type Value<Name extends keyof Calls> = Awaited<ReturnType<Calls[Name]>>
-type OnProgress = (doneBytes: number, totalBytes: number) => void
+type OnProgress = (doneBytes: number) => void
 
 interface Waiting {
   readonly settle: (answer: Extract<Answer, { value: unknown }>) => void
@@ -76,7 +76,7 @@ export class ArchiveProcess {
   #receive(answer: Answer): void {
     const waiting = this.#waiting.get(answer.id)
     if (!waiting) return
-    if ('progress' in answer) return waiting.onProgress?.(...answer.progress)
+    if ('doneBytes' in answer) return waiting.onProgress?.(answer.doneBytes)
     if ('value' in answer) return waiting.settle(answer)
     const error = unpackFault(answer.fault)
     waiting.fail(error)

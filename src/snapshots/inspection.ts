@@ -26,7 +26,7 @@ export class Inspection {
       refuseArchive(`It has ${sizeBytes} bytes and not the ${claims.sizeBytes} that were recorded.`)
     this.#layout = new ArchiveLayout(receiveYaml)
     this.#tar = new TarReader(this.#layout.visit)
-    this.#unpacker = createUnpacker(claims.compression, sizeBytes, plain => this.#takePlain(plain))
+    this.#unpacker = createUnpacker(claims.compression, plain => this.#takePlain(plain))
   }
 
   /** The piece must stay as it is until this resolves. */

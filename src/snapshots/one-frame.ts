@@ -3,7 +3,7 @@ import { UserError } from '../errors.ts'
 import { refuseArchive } from './archive-refusal.ts'
 import type { Compression } from './inspect.ts'
 
-/** What unpacks an archive of a known size, given in pieces. */
+/** What unpacks an archive given in pieces. */
 export interface Unpacker {
   /** Resolves when `take` has been given all that the piece holds. @throws UserError `archive-refused`, or what `take` threw */
   write(chunk: Buffer): Promise<void>
@@ -13,9 +13,9 @@ export interface Unpacker {
 type Take = (plain: Buffer) => void
 
 /** The programs the server unpacks with go on reading after the first frame or member; an archive with more than one is refused. */
-export function createUnpacker(compression: Compression, sizeBytes: number, take: Take): Unpacker {
+export function createUnpacker(compression: Compression, take: Take): Unpacker {
   if (compression === 'zstd') return new OneZstdFrame(take)
-  if (compression === 'gzip') return new OneGzipMember(sizeBytes, take)
+  if (compression === 'gzip') return new OneGzipMember(take)
   return {
     write: async chunk => take(chunk),
     end: async () => {}
@@ -193,15 +193,14 @@ const GZIP_TRAILER_BYTES = 8
 /** One member of RFC 1952 that ends where the file ends. */
 class OneGzipMember implements Unpacker {
   readonly #decoder: Decoder
-  readonly #dataEnd: number
-  #at = 0
-  readonly #header: number[] = []
-  readonly #trailer: number[] = []
+  #header = Buffer.alloc(0)
+  /** The last bytes that came: none after them, they are the trailer. */
+  #trailer = Buffer.alloc(0)
+  #dataBytes = 0
   #checksum = 0
   #plainBytes = 0
 
-  constructor(sizeBytes: number, take: Take) {
-    this.#dataEnd = sizeBytes - GZIP_TRAILER_BYTES
+  constructor(take: Take) {
     this.#decoder = new Decoder(createInflateRaw({ chunkSize: OUTPUT_CHUNK_BYTES }), plain => {
       this.#checksum = crc32(plain, this.#checksum)
       this.#plainBytes += plain.length
@@ -210,23 +209,30 @@ class OneGzipMember implements Unpacker {
   }
 
   async write(chunk: Buffer): Promise<void> {
-    const from = Math.min(Math.max(GZIP_HEADER_BYTES - this.#at, 0), chunk.length)
-    const to = Math.max(from, Math.min(this.#dataEnd - this.#at, chunk.length))
-    this.#at += chunk.length
-    this.#header.push(...chunk.subarray(0, from))
-    if (this.#header.length === GZIP_HEADER_BYTES && GZIP_MAGIC.some((byte, index) => this.#header[index] !== byte))
-      refuseArchive('It is not compressed with gzip as the server does it.')
-    if (to > from) await this.#decoder.write(chunk.subarray(from, to))
-    this.#trailer.push(...chunk.subarray(to))
+    const isBegun = this.#header.length === GZIP_HEADER_BYTES
+    const came = Buffer.concat([this.#trailer, chunk])
+    const dataAt = isBegun ? 0 : Math.min(GZIP_HEADER_BYTES - this.#header.length, came.length)
+    if (!isBegun) this.#readHeader(came.subarray(0, dataAt))
+    const trailerAt = Math.max(dataAt, came.length - GZIP_TRAILER_BYTES)
+    this.#trailer = Buffer.from(came.subarray(trailerAt))
+    if (trailerAt === dataAt) return
+    this.#dataBytes += trailerAt - dataAt
+    await this.#decoder.write(came.subarray(dataAt, trailerAt))
   }
 
   async end(): Promise<void> {
     await this.#decoder.end()
-    if (this.#decoder.usedBytes !== this.#dataEnd - GZIP_HEADER_BYTES)
+    if (this.#decoder.usedBytes !== this.#dataBytes)
       refuseArchive('There are bytes after its compressed data, such as a second gzip member.')
-    const trailer = Buffer.from(this.#trailer)
+    const trailer = this.#trailer
     if (trailer.length !== GZIP_TRAILER_BYTES || trailer.readUInt32LE(0) !== this.#checksum)
       refuseArchive('Its compressed data are damaged.')
     if (trailer.readUInt32LE(4) !== this.#plainBytes % 2 ** 32) refuseArchive('Its compressed data are damaged.')
+  }
+
+  #readHeader(bytes: Buffer): void {
+    this.#header = Buffer.concat([this.#header, bytes])
+    if (this.#header.length === GZIP_HEADER_BYTES && GZIP_MAGIC.some((byte, index) => this.#header[index] !== byte))
+      refuseArchive('It is not compressed with gzip as the server does it.')
   }
 }

@@ -4,7 +4,6 @@ import { formatBytes, formatDuration } from '../command/units.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Parts } from '../containers/parts.ts'
 import type { User } from '../directory/users.ts'
-import { createBackup } from '../lxd/backups.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Journal, Report } from '../operations/operations.ts'
 import { partialName, type ArchiveDirectory } from './archive-directory.ts'
@@ -88,23 +87,12 @@ export async function takeSnapshot(
     journal.release()
     options.onCopied()
 
-    const backup = randomUUID()
-    report('LXD makes the archive')
-    const packed = meter('LXD makes the archive', plan.archiveBytes, true, report)
-    await createBackup(
-      lxd,
-      taking.copy,
-      { name: backup, compression, expiresAtMs: Date.now() + BACKUP_KEPT_MS },
-      { onProgress: step => packed(readPackedBytes(step)) }
-    )
-    let wrote: ReturnType<typeof meter> | undefined
+    report('writing the archive')
     written = await archive.store(
-      { endpoint: lxd.endpoint, instance: taking.copy, backup },
+      lxd.endpoint,
+      { instance: taking.copy, name: randomUUID(), expiresAtMs: Date.now() + BACKUP_KEPT_MS },
       { compression, maxBytes: plan.usage.maxBytes - plan.usage.bytes },
-      (doneBytes, sizeBytes) => {
-        wrote ??= meter('writing the archive', sizeBytes, false, report)
-        wrote(doneBytes)
-      }
+      meter('writing the archive', plan.archiveBytes, report)
     )
   } finally {
     await archive.close()
@@ -143,32 +131,24 @@ function archiveName(user: User, node: NodeConfig, atMs: number, compression: ke
   return `${user.name}-${node.name}-${stamp}${SUFFIX[compression]}`
 }
 
-/** LXD tells `create backup 21.73MB (21.65MB/s)`, in powers of a thousand; undefined for anything else. */
-function readPackedBytes(step: string): number | undefined {
-  const [, amount, prefix] = /(\d+(?:\.\d+)?)([kMGTP]?)B\b/.exec(step) ?? []
-  return amount === undefined ? undefined : Number(amount) * 1000 ** ' kMGTP'.indexOf(prefix || ' ')
-}
-
 const TELL_EVERY_MS = 500
 
-/** Tells bytes, rate and time left; `isGuess`: the total is only estimated. */
-function meter(
-  what: string,
-  totalBytes: number | undefined,
-  isGuess: boolean,
-  report: Report
-): (doneBytes: number | undefined) => void {
+/** Tells bytes, rate and, where the total can be estimated, time left. */
+function meter(what: string, totalBytes: number | undefined, report: Report): (doneBytes: number) => void {
   const startedAtMs = performance.now()
   let toldAtMs = -Infinity
   return doneBytes => {
     const now = performance.now()
-    if (doneBytes === undefined || now - toldAtMs < TELL_EVERY_MS) return
+    if (now - toldAtMs < TELL_EVERY_MS) return
     toldAtMs = now
     const rate = (doneBytes / Math.max(1, now - startedAtMs)) * 1000
-    const done = `${formatBytes(doneBytes)}${totalBytes === undefined ? '' : ` of ${isGuess ? 'about ' : ''}${formatBytes(totalBytes)}`}`
-    if (totalBytes === undefined || rate === 0) return report(`${what}, ${done}, ${formatBytes(rate)}/s`)
+    const done = `${what}, ${formatBytes(doneBytes)}`
+    if (totalBytes === undefined) return report(`${done}, ${formatBytes(rate)}/s`)
     const leftMs = (Math.max(0, totalBytes - doneBytes) / rate) * 1000
     const left = leftMs === 0 ? '' : `, ${formatDuration(leftMs)} left`
-    report(`${what}, ${done}, ${formatBytes(rate)}/s${left}`, Math.min(isGuess ? 0.99 : 1, doneBytes / totalBytes))
+    report(
+      `${done} of about ${formatBytes(totalBytes)}, ${formatBytes(rate)}/s${left}`,
+      Math.min(0.99, doneBytes / totalBytes)
+    )
   }
 }

@@ -1,5 +1,5 @@
 import type { Principal } from '../command/command.ts'
-import { publicKeyFromBlob, type PublicKey } from '../directory/public-key.ts'
+import { fingerprintOf, publicKeyFromBlob, type PublicKey } from '../directory/public-key.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import { certificateFault, isCertificateType, plainType, readUserCertificate } from './user-certificate.ts'
@@ -8,7 +8,7 @@ import { isUserVerified, readLoginSignature, verifySignature } from './verify-si
 /** What authentication asks of the directory. */
 export interface Directory {
   readonly keys: {
-    find(fingerprint: string): { readonly userId: number } | undefined
+    find(fingerprint: string): (PublicKey & { readonly userId: number }) | undefined
     touch(fingerprint: string, address: string): void
   }
   readonly users: {
@@ -79,9 +79,10 @@ const isOddInput = (error: unknown): boolean =>
   error instanceof RangeError || /^ERR_(OSSL|CRYPTO|INVALID)/.test((error as NodeJS.ErrnoException).code ?? '')
 
 function findPlain({ login, algorithm, blob }: Attempt, { keys, users }: Directory): Candidate | Verdict {
-  const key = publicKeyFromBlob(blob)
+  const known = keys.find(fingerprintOf(blob))
+  // One that is enrolled was examined then.
+  const key = known ?? publicKeyFromBlob(blob)
   if (key.type !== (algorithm.startsWith('rsa-sha2-') ? 'ssh-rsa' : algorithm)) return { verdict: 'refused' }
-  const known = keys.find(key.fingerprint)
   const user = known && users.byId(known.userId)
   const candidate = { key, user, needsVerification: false }
   if (login === 'enroll') return { ...candidate, role: 'enroll' }

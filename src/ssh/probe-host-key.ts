@@ -1,12 +1,24 @@
 import { connect, type Socket } from 'node:net'
 import { once } from 'node:events'
-import ssh2 from 'ssh2'
+import ssh2, { type KexAlgorithm } from 'ssh2'
 
 export interface ProbedHostKey {
   readonly type: string
   /** `ssh-ed25519 AAAA…` */
   readonly publicKey: string
 }
+
+/**
+ * The server may be a member's. Diffie-Hellman would let it choose the prime, and Node tests that for primality on the one thread: ten
+ * seconds with those of sshd's own /etc/ssh/moduli, minutes with larger ones.
+ */
+const KEX: KexAlgorithm[] = [
+  'curve25519-sha256',
+  'curve25519-sha256@libssh.org',
+  'ecdh-sha2-nistp256',
+  'ecdh-sha2-nistp384',
+  'ecdh-sha2-nistp521'
+]
 
 /**
  * Asks an SSH server for its host key, Ed25519 if it has one, and leaves before logging in (RFC 4253 section 8).
@@ -44,7 +56,7 @@ function readHostKey(socket: Socket, stop: AbortSignal): Promise<ProbedHostKey> 
       sock: socket,
       username: 'probe',
       readyTimeout: 0,
-      algorithms: { serverHostKey: ['ssh-ed25519', 'ecdsa-sha2-nistp256', 'rsa-sha2-512', 'rsa-sha2-256'] },
+      algorithms: { kex: KEX, serverHostKey: ['ssh-ed25519', 'ecdsa-sha2-nistp256', 'rsa-sha2-512', 'rsa-sha2-256'] },
       hostVerifier: (blob: Buffer) => {
         const type = blob.subarray(4, 4 + blob.readUInt32BE()).toString()
         resolve({ type, publicKey: `${type} ${blob.toString('base64')}` })

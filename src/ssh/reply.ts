@@ -1,5 +1,6 @@
 import type { Writable } from 'node:stream'
 import picocolors from 'picocolors'
+import { withoutControls } from '../command/controls.ts'
 import type { Progress, Reply } from '../command/reply.ts'
 
 /** Where a reply ends up; the sizes of a terminal may change while it speaks. */
@@ -13,10 +14,6 @@ const DEFAULT_COLUMNS = 80
 const REDRAW_EVERY_MS = 100
 const SPINNER = ['|', '/', '-', '\\']
 const CLEAR_LINE = '\r\u001B[2K'
-/** Text may come from containers, archives and servers: no control character of theirs reaches a member's terminal. */
-// oxlint-disable-next-line no-control-regex
-const CONTROLS = /(\u001B\[[0-9;]*m)|[\u0000-\u0008\u000B-\u001F\u007F-\u009F\u200E\u200F\u202A-\u202E\u2066-\u2069]/gu
-
 /**
  * The only writer of a command's words. With a terminal both streams are one, as on any terminal, with colours and a live
  * progress line; without one they are apart and plain.
@@ -85,9 +82,7 @@ export class ChannelReply implements Reply {
   }
 
   #clean(text: string): string {
-    return text.replaceAll(CONTROLS, (_match, style: string | undefined) =>
-      style !== undefined && this.colors.isColorSupported ? style : ''
-    )
+    return withoutControls(text, { colors: this.colors.isColorSupported })
   }
 
   #write(stream: Writable, text: string): void {
@@ -155,8 +150,9 @@ function plainProgress(label: string, say: (line: string) => void): Progress {
   return {
     update(step, fraction) {
       const tenth = fraction === undefined ? '' : ` ${Math.floor(Math.min(1, Math.max(0, fraction)) * 10) * 10} %`
-      const line = `${step.split(',')[0]}${tenth}`
-      if (line !== last) say(`${label}: ${step}${tenth}`)
+      const [head = '', ...facts] = step.split(',')
+      const line = head + tenth
+      if (line !== last) say(`${label}: ${[line, ...facts].join(',')}`)
       last = line
     },
     done(outcome) {

@@ -33,9 +33,17 @@ interface ConnectionLimits extends GateLimits {
   readonly keepaliveMs: number
   /** Connections of all kinds to one endpoint. */
   readonly connections: number
+  /** Of one member, to all endpoints: nobody alone takes every place of one. */
+  readonly connectionsPerUser: number
 }
 
-const CONNECTION_LIMITS: ConnectionLimits = { ...GATE_LIMITS, graceMs: 20_000, keepaliveMs: 15_000, connections: 4096 }
+const CONNECTION_LIMITS: ConnectionLimits = {
+  ...GATE_LIMITS,
+  graceMs: 20_000,
+  keepaliveMs: 15_000,
+  connections: 4096,
+  connectionsPerUser: 1024
+}
 
 export interface SshServer {
   /** The port each node's endpoint listens on, by node name. */
@@ -54,6 +62,8 @@ interface Visitor {
   readonly log: Log
   /** Stops the grace timer and gives the place at the gate back; once. */
   settle(): void
+  /** Begins the grace time anew. */
+  linger(): void
   wire?: Wire
   principal?: Principal
   /** Whose the key was at the login: nobody's for a certificate, or before it is enrolled. */
@@ -120,7 +130,8 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         clearTimeout(grace)
         if (!settled) gate.settle(address)
         settled = true
-      }
+      },
+      linger: () => grace.refresh()
     }
     visitors.set(socket, visitor)
     socket.once('close', () => {
@@ -141,6 +152,10 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         wire.disconnect('the key of this connection was removed')
         return
       }
+      if (!principal.user && sessions > 1) {
+        wire.disconnect('enrol a key first')
+        return
+      }
       serveSession(session, {
         sessionId,
         wire,
@@ -148,7 +163,7 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
         node,
         address,
         software,
-        run,
+        run: principal.user ? run : runForStranger,
         log: visitor.log.child({ session: sessionId })
       })
     })
@@ -165,10 +180,19 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
     client.on('authentication', (request: AuthContext) => {
       const principal = dialogue.answer(request)
       if (!principal) return
+      if (principal.user && countOf(principal.user.id) >= limits.connectionsPerUser) {
+        wire.disconnect(`you have ${limits.connectionsPerUser} connections open`)
+        return
+      }
       visitor.principal = principal
       visitor.keyOwner = options.keys.find(principal.key.fingerprint)?.userId
-      visitor.settle()
-      gate.loggedIn(visitor.address, Date.now())
+      if (principal.user) {
+        visitor.settle()
+        gate.loggedIn(visitor.address, Date.now())
+      } else {
+        // Any key logs in as `enroll`: that earns neither trust nor a place to stay.
+        visitor.linger()
+      }
       touch(principal, visitor)
       visitor.log.info(
         { login: principal.login, user: principal.user?.name, fingerprint: principal.key.fingerprint },
@@ -176,6 +200,16 @@ export async function startSshServer(options: SshServerOptions): Promise<SshServ
       )
       request.accept()
     })
+  }
+
+  const countOf = (userId: number): number =>
+    [...visitors.values()].filter(({ principal }) => principal?.user?.id === userId).length
+
+  /** A wrong code counts as a wrong signature does. */
+  const runForStranger: RunCommand = async (words, invocation) => {
+    const exitCode = await run(words, invocation)
+    if (exitCode !== 0) gate.failed(invocation.address, Date.now())
+    return exitCode
   }
 
   /** A database that cannot be written, on a full disk perhaps, must not lock members out. */

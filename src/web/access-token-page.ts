@@ -55,6 +55,11 @@ export function addAccessTokenPage(app: FastifyInstance, { accessTokens, audit }
       used: token.lastUsedAtMs === undefined ? undefined : formatTime(token.lastUsedAtMs),
       address: token.lastUsedAddress ?? ''
     }))
-    return reply.page('access-tokens', { secret, tokens, isAdmin: reply.request.visitor.isAdmin })
+    return reply.page('access-tokens', {
+      secret,
+      tokens,
+      hasTokens: tokens.length > 0,
+      isAdmin: reply.request.visitor.isAdmin
+    })
   }
 }

@@ -5,12 +5,12 @@ interface Operation {
   readonly summary?: string
   readonly description?: string
   readonly tags?: readonly string[]
-  readonly parameters?: readonly { readonly name: string; readonly in: string; readonly required?: boolean }[]
+  readonly parameters?: readonly { readonly name: string }[]
   readonly requestBody?: unknown
 }
 
 /** OpenAPI as JSON at /api/docs/json, and as a page to read at /api/docs. */
-export function addDocs(api: FastifyInstance, { config }: SiteParts): void {
+export function addDocs(api: FastifyInstance, { config, pages }: SiteParts): void {
   const open = { config: { isOpen: true }, schema: { hide: true } }
   const describe = () => api.swagger() as { paths: Record<string, Record<string, Operation>> }
 
@@ -22,10 +22,10 @@ export function addDocs(api: FastifyInstance, { config }: SiteParts): void {
       Object.entries(methods).map(([method, operation]) => ({
         path,
         method: method.toUpperCase(),
-        summary: operation.summary ?? '',
-        scope: operation.description ?? '',
+        summary: pages.say(`${operation.summary ?? ''}.`, request.visitor.language),
+        scopeWord: `scope.${/Scope: (\w+)/.exec(operation.description ?? '')?.[1] ?? 'read'}`,
         isAdmin: operation.tags?.includes('admin') ?? false,
-        parameters: (operation.parameters ?? []).map(({ name, in: place }) => ({ name, place })),
+        parameters: (operation.parameters ?? []).map(({ name }) => ({ name })),
         hasBody: operation.requestBody !== undefined
       }))
     )

@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import { loginLine, manageLine, plainLoginLine } from '../command/lines.ts'
+import { loginLine, manageLine, plainLoginLine, registerLine } from '../command/lines.ts'
 import { formatBytes, formatDuration, formatTime } from '../command/units.ts'
 import type { NodeConfig } from '../config.ts'
 import type { ContainerStatus } from '../containers/container-status.ts'
@@ -65,7 +65,8 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
       failure: explain(failure),
       login: loginLine(node),
       plainLogin: plainLoginLine(node, user),
-      manage: manageLine(node)
+      manage: manageLine(node),
+      registerLine: registerLine(node, user)
     }
     const reading = isRegistered ? await readings.take(name, () => containers.status(user, node)) : undefined
     const operation = containers.running(user, node)

@@ -60,7 +60,7 @@ export function addKeysPage(app: FastifyInstance, parts: SiteParts, changes: Key
       // What was refused as a private key must not travel back.
       typed: /PRIVATE KEY|PuTTY-User-Key/.test(typed) ? '' : typed,
       change,
-      count: list.length,
+      hasKeys: list.length > 0,
       keys: list.map((key, index) => ({
         type: key.type.replace(/^ecdsa-sha2-/, 'ecdsa-').replace(/@openssh\.com$/, ''),
         bits: key.bits,

@@ -72,8 +72,8 @@ function commonValues(reply: FastifyReply, assetsVersion: string, accounts: Doma
   const link = (entry: { href: string; word: string }) => ({ ...entry, current: path.startsWith(entry.href) })
   return {
     languageTag: LANGUAGE_TAGS[visitor.language],
-    // A form that was refused is no page to go back to.
-    here: reply.request.method === 'GET' ? path : '/',
+    // A form that was refused is no page to go back to; any other is named by its query alone, for `//host` would be another host.
+    here: reply.request.method === 'GET' ? '' : '/',
     isEnglish: visitor.language === 'en',
     isChinese: visitor.language === 'zh',
     user: visitor.user?.name,

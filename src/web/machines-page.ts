@@ -55,9 +55,16 @@ async function readMachine({ lxdFor }: SiteParts, node: NodeConfig) {
       of: formatBytes(resources.memoryBytes),
       percent: Math.round((resources.usedMemoryBytes / Math.max(1, resources.memoryBytes)) * 100)
     },
-    gpus: resources.gpus.map(card => ({ gpu: card.product || card.vendor || card.pciAddress })),
+    gpus: countSame(resources.gpus.map(card => card.product || card.vendor || card.pciAddress)),
     running: running.length,
     names: running.slice(0, MOST_NAMES).map(({ name }) => ({ name })),
     more: Math.max(0, running.length - MOST_NAMES)
   }
+}
+
+/** `8 × NVIDIA A100`, not eight times the same. */
+function countSame(names: readonly string[]) {
+  const counts = new Map<string, number>()
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1)
+  return [...counts].map(([name, count]) => ({ gpu: count === 1 ? name : `${count} × ${name}` }))
 }

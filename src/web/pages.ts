@@ -20,6 +20,11 @@ export interface Asset {
   readonly content: Buffer
 }
 
+interface Sentence {
+  readonly english: RegExp
+  readonly text: string
+}
+
 interface WordsTree {
   readonly [name: string]: string | WordsTree
 }
@@ -35,7 +40,7 @@ export class Pages {
   readonly assetsVersion: string
   readonly #templates: ReadonlyMap<string, Template>
   readonly #words = new Map<Language, ReadonlyMap<string, Template>>()
-  readonly #said = new Map<Language, ReadonlyMap<string, string>>()
+  readonly #said = new Map<Language, readonly Sentence[]>()
 
   constructor() {
     this.#templates = new Map(read('*.html').map(([name, text]) => [name, compile(squeeze(text))]))
@@ -54,7 +59,7 @@ export class Pages {
       )
       this.#words.set(language, new Map([...flatten(words)].map(([key, text]) => [key, compile(text)])))
       const sentences = flatten(typeof said === 'string' ? {} : said)
-      this.#said.set(language, new Map([...sentences].map(([english, text]) => [numberless(english), text])))
+      this.#said.set(language, [...sentences].map(asSentence))
     }
   }
 
@@ -81,12 +86,14 @@ export class Pages {
     return { what: translate(what), details: translate(error.details), hint: translate(error.hint) }
   }
 
-  /** A sentence of berth's in the reader's language, found by its English; the numbers in it are carried over in their order. */
+  /** A sentence of berth's in the reader's language, found by its English; numbers and names in it are carried over in their order. */
   say(sentence: string, language: Language): string {
-    const known = this.#said.get(language)?.get(numberless(sentence))
-    if (known === undefined) return sentence
-    const numbers = sentence.match(/\d+/g) ?? []
-    return known.replaceAll('#', () => numbers.shift() ?? '')
+    for (const { english, text } of this.#said.get(language) ?? []) {
+      const found = english.exec(sentence)
+      const values = found?.slice(1) ?? []
+      if (found) return text.replaceAll(/[#*]/g, () => values.shift() ?? '')
+    }
+    return sentence
   }
 }
 
@@ -118,4 +125,11 @@ function need<T>(map: ReadonlyMap<string, T>, name: string): T {
   return found
 }
 
-const numberless = (sentence: string): string => sentence.replaceAll(/\d+/g, '#')
+/** `#` stands for a number, `*` for one word. */
+function asSentence([key, text]: [string, string]): Sentence {
+  const pattern = key
+    .replaceAll(/[.?()[\]+^$|{}\\]/g, '\\$&')
+    .replaceAll('#', '(\\d+)')
+    .replaceAll('*', '(\\S+)')
+  return { english: new RegExp(`^${pattern}$`), text }
+}

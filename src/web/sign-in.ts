@@ -32,12 +32,15 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
     const { user } = request.visitor
     if (!user) return showSignIn(reply)
     const registered = containers.nodesOf(user)
+    const hasKeys = keys.listFor(user).length > 0
+    const hasContainer = registered.length > 0
     return reply.page('home', {
       fixedPort: user.fixedPort,
-      hasKeys: keys.listFor(user).length > 0,
-      hasContainer: registered.length > 0,
+      hasKeys,
+      hasContainer,
+      isConfigNext: hasKeys && !hasContainer,
       nodes: nodes.map(({ name }) => ({ name, registered: registered.includes(name) })),
-      lines: firstLines(user, registered[0] ?? (nodes[0] as NodeConfig).name)
+      lines: firstLines(user, registered[0] ?? (nodes[0] as NodeConfig).name, hasContainer)
     })
   })
 
@@ -121,13 +124,13 @@ export function addSignIn(app: FastifyInstance, parts: SiteParts): void {
 }
 
 /** What a member types most, each with its meaning at the same column. */
-function firstLines({ name }: User, node: string) {
+function firstLines({ name }: User, node: string, hasContainer: boolean) {
   const lines = [
-    { line: `ssh register@${node}-manage ${name}`, word: 'home.line-register' },
+    ...(hasContainer ? [] : [{ line: `ssh register@${node}-manage ${name}`, word: 'home.line-register' }]),
     { line: `ssh ${node}`, word: 'home.line-login' },
     { line: `ssh ${node}-manage`, word: 'home.line-start' },
     { line: `ssh ${node}-manage stop`, word: 'home.line-stop' }
   ]
   const width = Math.max(...lines.map(({ line }) => line.length))
-  return lines.map(({ line, word }) => ({ line: line.padEnd(width + 3), word }))
+  return lines.map(({ line, word }, index) => ({ line: line.padEnd(width + 3), word, isFirst: index === 0 }))
 }

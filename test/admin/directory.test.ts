@@ -61,7 +61,7 @@ describe('berth user', () => {
     [['user', 'list', '--jsno'], 64, 'jsno'],
     [['user', 'add', 'one', 'two'], 64, 'two'],
     [['user', 'add', 'zoe', '--port', '22001', '--port', '22002'], 64, '--port is given more than once'],
-    [['key', 'list'], 64, 'Not enough'],
+    [['key', 'list'], 64, 'berth key list NAME'],
     [['frobnicate'], 64, 'berth --help'],
     [['audit', '--since', 'yesterday-ish'], 64, '2h'],
     [['node', 'check', 'gpu9'], 64, 'gpu1'],

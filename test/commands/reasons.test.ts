@@ -331,14 +331,6 @@ const exitCodes: Record<MemberReason, number> = {
   'key-taken': 77
 }
 
-interface Audited {
-  readonly words: string
-  readonly reason?: string
-  readonly exitCode?: number
-}
-
-const readAudit = async () => JSON.parse((await rig.berth('audit', '--json')).stdout) as Audited[]
-
 describe('every reason a member can meet', () => {
   it.each(Object.keys(provocations) as MemberReason[])('%s', async reason => {
     const { code, stdout, stderr } = await provocations[reason]()
@@ -346,7 +338,7 @@ describe('every reason a member can meet', () => {
     // What happened, and on a line of its own what to do next.
     const said = stderr.trim().split('\n')
     expect(said.length).toBeGreaterThanOrEqual(2)
-    expect((await readAudit()).filter(entry => entry.exitCode === code && entry.reason === reason)).not.toEqual([])
+    expect((await rig.audit()).filter(entry => entry.exitCode === code && entry.reason === reason)).not.toEqual([])
   })
 })
 
@@ -366,7 +358,7 @@ describe('every command', () => {
       stdout: expect.stringMatching(/\/link\/\S{22}\n$/) as string
     })
     for (const words of ['stop', 'recover', 'rebuild']) expect(await alice.manage(words)).toMatchObject({ code: 0 })
-    const done = (await readAudit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
+    const done = (await rig.audit()).filter(({ exitCode }) => exitCode === 0).map(({ words }) => words.split(' ')[0])
     const parts = { config: { templates: [] } } as unknown as Parameters<typeof createCommands>[0]
     const verbs = createCommands(parts).map(({ command }) => command.split(' ')[0])
     expect(new Set(done)).toEqual(new Set(verbs))

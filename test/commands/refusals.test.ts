@@ -83,6 +83,8 @@ describe('what is not run', () => {
     ['a prototype', '__proto__', 64],
     ['a path', '/bin/sh', 64],
     ['an unknown option', 'status --frob', 64],
+    ['an option without its value', 'stop --timeout', 64],
+    ["yargs' name of a default command", "keys '$0'", 64],
     ['too many words', 'status one two', 64],
     ["another role's command", 'enroll alice 0000-0000-0000-0000', 77],
     ['a long line', `status ${'a'.repeat(5000)}`, 64]
@@ -161,7 +163,7 @@ describe('help', () => {
   it('explains every command, and each of them has an entry', async () => {
     const { code, stdout } = await alice.manage('help')
     expect(code).toBe(0)
-    const listed = [...stdout.matchAll(/ssh gpu1-manage ([a-z-]+)/g)].map(([, verb]) => verb as string)
+    const listed = [...stdout.matchAll(/^  ([a-z-]+)  /gm)].map(([, verb]) => verb as string)
     for (const verb of [
       'register',
       'start',
@@ -180,7 +182,14 @@ describe('help', () => {
       expect(one.stdout).toContain(`ssh gpu1-manage ${verb}`)
       expect(await alice.manage(`${verb} --help`)).toEqual(one)
     }
+    expect(Math.max(...stdout.split('\n').map(line => line.length))).toBeLessThanOrEqual(80)
     expect(await alice.manage('help frobnicate')).toMatchObject({ code: 64 })
+    const slip = await alice.manage('statsu')
+    expect(slip).toMatchObject({ code: 64, stdout: '' })
+    expect(slip.stderr).toContain('Did you mean status?')
+    const note = await alice.manage('snapshot --note before upgrade')
+    expect(note).toMatchObject({ code: 64, stdout: '' })
+    expect(note.stderr).toContain(`--note '"before the upgrade"'`)
   })
 
   it('is the same with and without a terminal, but for colour and line ends', async () => {

@@ -6,10 +6,11 @@ import { parse, stringify } from 'yaml'
 import { freePort } from '../free-port.ts'
 import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
 import { describeTree, makeTree, roundTimes } from '../snapshots/tree.ts'
+import { itLong, SERVERS } from '../suite.ts'
 
 const TOKEN = /\b[0-9A-HJKMNP-TV-Z]{26}\b/
 
-describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
+describe.each(SERVERS)('a container on %s', server => {
   let rig: Rig
   let alice: Member
   let nas: string
@@ -109,7 +110,7 @@ describe.each(['lxd', 'incus'] as const)('a container on %s', server => {
     expect(comparable(await inside(describeTree))).toBe(tree)
   })
 
-  it('is recovered on another node', async () => {
+  itLong('is recovered on another node', async () => {
     await alice.manage('stop --timeout 5')
     const registered = await run(['ssh', '-F', alice.sshConfig, 'register@gpu2-manage', 'alice'])
     expect(registered, registered.stderr).toMatchObject({ code: 0 })

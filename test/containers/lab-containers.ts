@@ -86,12 +86,13 @@ export class LabContainers implements AsyncDisposable {
 
   /** As a restarted berth would: the same state, another configuration. */
   open(config: Config, probe: typeof probeHostKey = probeHostKey, lxd: LxdClient = this.lxd): Containers {
-    const { database, keys, log } = this
+    const { database, keys, users, log } = this
     const operations = new Operations(database)
     return new Containers({
       config,
       database,
       keys,
+      users,
       operations,
       lxdFor: () => lxd,
       probeHostKey: probe,

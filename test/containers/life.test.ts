@@ -12,6 +12,7 @@ import {
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
+import { SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 /** The reason of the UserError that the promise ends with. */
@@ -21,13 +22,14 @@ const reasonOf = (promise: Promise<unknown>): Promise<string> =>
     (error: unknown) => (error instanceof UserError ? error.reason : String(error))
   )
 
-describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', server => {
+describe.each(SERVERS)('the life of a container, on %s', server => {
   let lab: LabContainers
   let alice: User
   let bob: User
 
   beforeAll(async () => {
-    lab = await openLabContainers({ server })
+    const limits = { memory: '512MiB', processes: 500, disk: '512MiB', cpu: 1 }
+    lab = await openLabContainers({ server, node: () => ({ limits }) })
     ;[alice, bob] = [await lab.addUser('alice'), await lab.addUser('bob')]
   })
   afterAll(() => lab[Symbol.asyncDispose]())
@@ -60,7 +62,7 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
       forwarding: 'nat',
       cpu: { limit: 1 },
       memory: { limitBytes: 512 * 2 ** 20 },
-      disk: { limitBytes: 2 * 2 ** 30 },
+      disk: { limitBytes: 512 * 2 ** 20 },
       processes: { limit: 500 },
       faults: [],
       operation: undefined
@@ -152,6 +154,22 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
     expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
   })
 
+  it('of a member shut out while it restarts does not come up again', async () => {
+    await lab.inside(bob, 'systemctl mask poweroff.target halt.target && systemctl daemon-reload')
+    const restarting = lab.containers.restart(bob, lab.node, { timeoutMs: 3000 })
+    // As `user disable` does; `bob` here is as he was when he typed it.
+    lab.users.setState(bob, 'disabled')
+    const steps: string[] = []
+    const disabling = lab.containers.disable(bob, {}, step => steps.push(step))
+    expect(await reasonOf(restarting)).toBe('user-disabled')
+    expect(await disabling).toEqual([{ node: 'gpu1', outcome: 'stopped' }])
+    expect(steps).toContainEqual(expect.stringContaining('`restart` has been running'))
+    expect(await reasonOf(lab.containers.start(bob, lab.node))).toBe('user-disabled')
+    lab.users.setState(bob, 'enabled')
+    await lab.containers.start(bob, lab.node)
+    await lab.inside(bob, 'systemctl unmask poweroff.target halt.target')
+  })
+
   // The same code with the same answers: once is enough.
   if (server === 'lxd') {
     it('is held to its limits', async () => {
@@ -166,8 +184,7 @@ describe.each(['lxd', 'incus'] as const)('the life of a container, on %s', serve
         (await lab.inside(alice, "grep -c . /proc/self/status; awk '/Cpus_allowed_list/ {print $2}' /proc/self/status"))
           .stdout
       ).toMatch(/\n\d\n$/)
-      const tooMuch =
-        'dd if=/dev/zero of=/root/fill bs=1M count=2300 2>/dev/null; code=$?; rm -f /root/fill; exit $code'
+      const tooMuch = 'dd if=/dev/zero of=/root/fill bs=1M count=600 2>/dev/null; code=$?; rm -f /root/fill; exit $code'
       expect((await lab.inside(alice, tooMuch)).exitCode).not.toBe(0)
     })
 

@@ -13,6 +13,7 @@ import { LxdClient } from '../../src/lxd/client.ts'
 import { getInstance } from '../../src/lxd/instances.ts'
 import { probeHostKey } from '../../src/ssh/probe-host-key.ts'
 import { run } from '../rig.ts'
+import { itLong } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 const reasonOf = (promise: Promise<unknown>): Promise<string> =>
@@ -82,21 +83,21 @@ describe('what a node gives its containers', () => {
     expect((await wanting.status(alice, withGpu)).faults).toEqual(['The GPU 65:00.0 is not in gpu1.'])
   })
 
-  it('fails by name where a mount is not there', async () => {
+  itLong('fails by name where a mount is not there', async () => {
     const { containers, node } = lab.reconfigure({ mounts: [{ source: '/no/such/directory', path: '/SSD' }] })
     const failure = await containers.restart(alice, node).catch((error: unknown) => error)
     expect(failure).toMatchObject({ details: expect.stringContaining('/no/such/directory') as string })
     expect(await lab.containers.start(alice, lab.node)).toEqual({ already: false })
   })
 
-  it('is a userland forward on all addresses where nat cannot be', async () => {
+  itLong('is a userland forward on all addresses where nat cannot be', async () => {
     const { containers, node } = lab.reconfigure({ listenAddress: '0.0.0.0' })
     await containers.restart(alice, node)
     expect(await containers.status(alice, node)).toMatchObject({ forwarding: 'proxy', faults: [] })
     expect(await lab.ssh(alice, 'id -un')).toMatchObject({ code: 0, stdout: 'alice\n' })
   })
 
-  it('is refused where something else has the fixed port', async () => {
+  itLong('is refused where something else has the fixed port', async () => {
     const { containers, node } = lab.reconfigure({ forwarding: 'proxy' })
     await containers.stop(alice, node)
     {

@@ -5,6 +5,7 @@ import { getInstance, setInstanceState, updateInstance } from '../../src/lxd/ins
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { run } from '../rig.ts'
+import { SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 const HTTPS = 8443
@@ -12,7 +13,7 @@ const HTTPS = 8443
 const DENIED = '198.51.100.7'
 const OUTSIDE = '203.0.113.7'
 
-describe.each(['lxd', 'incus'] as const)('what a container can reach, on %s', server => {
+describe.each(SERVERS)('what a container can reach, on %s', server => {
   let lab: LabContainers
   let alice: User
   let bob: User

@@ -11,7 +11,7 @@ import { openDatabase, type Database } from '../../src/db/open.ts'
 import { DomainAccounts } from '../../src/directory/domain-accounts.ts'
 import { Ldap } from '../../src/directory/ldap.ts'
 import { SignInLinks } from '../../src/directory/sign-in-links.ts'
-import { Users } from '../../src/directory/users.ts'
+import { type User, Users } from '../../src/directory/users.ts'
 import { UserError } from '../../src/errors.ts'
 import { Slapd } from '../slapd.ts'
 
@@ -59,13 +59,16 @@ function parse(changes: Record<string, unknown> = {}): LdapConfig {
   return parseConfig(text, 'berth.yaml').ldap as LdapConfig
 }
 
-const joined = (changes: Record<string, unknown> = {}): Ldap =>
+const joined = (
+  changes: Record<string, unknown> = {},
+  onGone = async (user: User): Promise<void> => void gone.push(user.name)
+): Ldap =>
   new Ldap({
     config: parse(changes),
     accounts,
     users,
     log: pino({ level: 'debug' }, { write: (line: string) => void logged.push(line) }),
-    onGone: async user => void gone.push(user.name),
+    onGone,
     onBack: async user => void back.push(user.name)
   })
 
@@ -315,6 +318,24 @@ describe('what the directory changes', () => {
     expect(accounts.of(users.need('dora'))).toMatchObject({ displayName: 'Dora the New', email: 'dora@new.example' })
   })
 
+  it('what could not be done about somebody gone is done later, and then no more', async () => {
+    await slapd.addPerson('olga')
+    const tried: string[] = []
+    const ldap = joined({}, async user => {
+      tried.push(user.name)
+      if (tried.length === 1) throw new Error('gpu1 is away')
+    })
+    await signIn(ldap, 'olga', 'alice')
+    await slapd.setInGroup('olga', false)
+    for (let pass = 0; pass < 3; pass++) await ldap.recheck()
+    expect(tried).toEqual(['olga', 'olga'])
+    expect(users.need('olga').state).toBe('disabled')
+    expect(logged.join('')).toContain('gpu1 is away')
+    // After a restart nobody knows how far it came.
+    await joined().recheck()
+    expect(gone).toEqual(['olga'])
+  })
+
   it('somebody renamed there stays the same user here, and whoever gets the old name is another', async () => {
     await slapd.addPerson('erin')
     const ldap = joined()
@@ -330,6 +351,30 @@ describe('what the directory changes', () => {
     await ldap.recheck()
     expect(accounts.of(user)?.login).toBe('erin.moved')
     expect(gone).toEqual([])
+  })
+
+  it('so does somebody renamed in a 389, which knows entries by another id, also when it shows entryUUID later', async () => {
+    await slapd.addPerson('kate')
+    await slapd.modify(
+      slapd.dn('kate'),
+      `add: objectClass
+objectClass: extensibleObject
+-
+add: description
+description: 389
+-
+add: nsUniqueId
+nsUniqueId: 39b08e01-e6e411f1-b389a725-1122ec65`
+    )
+    const ldap = joined({ requiredGroup: undefined })
+    await signIn(ldap, 'kate', 'alice')
+    const { id } = users.need('kate')
+    await slapd.rename('kate', 'kate.jones')
+    await ldap.recheck()
+    expect(gone).toEqual([])
+    expect((await ldap.authenticate('kate.jones', 'secret of kate')).user.id).toBe(id)
+    await slapd.modify(slapd.dn('kate.jones'), 'delete: description')
+    expect((await ldap.authenticate('kate.jones', 'secret of kate')).user.id).toBe(id)
   })
 
   it.each([

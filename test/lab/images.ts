@@ -10,9 +10,13 @@ export interface ImageFiles {
   rootfsPath: string
 }
 
+/** Half of the files, read by no test, and carried along by every unpacking, archive and import. */
+const UNREAD = ['doc', 'info', 'locale', 'man', 'zoneinfo'].map(name => `/usr/share/${name}/*`)
+
 /** Files of the image of recipe `name`, from the cache or built now. Two who want it at once wait for one build. */
 export async function cachedImage(cacheDir: string, name: string, say: (line: string) => void): Promise<ImageFiles> {
-  const recipe = await readRecipe(name)
+  const whole = await readRecipe(name)
+  const recipe = { ...whole, commands: [...whole.commands, `rm -rf ${UNREAD.join(' ')} /usr/lib/udev/hwdb.*`] }
   const directory = await cached(cacheDir, `image-${name}`, recipe, async partial => {
     say(`building the image ${name} (once; about a minute)`)
     await buildImage(recipe, partial)

@@ -34,6 +34,9 @@ done
 mount -t tmpfs -o mode=755 tmpfs "$tree/run"
 mkdir -p "$tree/run/lock"
 echo 1 >/proc/sys/net/ipv4/ip_forward
+# LXD looks up the owner of every file it archives. No systemd runs here, whom nss-systemd would ask for the ids it does not know.
+sed -E 's/^(passwd|group|shadow|gshadow):.*/\1: files/' "$tree/etc/nsswitch.conf" >"$directory/nsswitch.conf"
+mount --bind "$directory/nsswitch.conf" "$tree/etc/nsswitch.conf"
 
 if [ -n "$tree" ]; then
     mount -t proc proc "$tree/proc"

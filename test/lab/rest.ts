@@ -10,7 +10,12 @@ const answerSchema = z.object({
   metadata: z.unknown()
 })
 
-const operationSchema = z.object({ status_code: z.number(), err: z.string(), metadata: z.unknown() })
+const operationSchema = z.object({
+  class: z.string(),
+  status_code: z.number(),
+  err: z.string(),
+  metadata: z.unknown()
+})
 
 /** The few calls the lab itself makes of a server's REST API. The product's own client is what the tests try, so it is not used here. */
 export interface Rest {
@@ -30,6 +35,9 @@ export function connectRest(socketPath: string): Rest {
     const answer = answerSchema.parse(await response.body.json())
     if (answer.type === 'error') throw new Error(`${method} ${path}: ${answer.error}`)
     if (answer.type !== 'async') return answer.metadata
+    const begun = operationSchema.parse(answer.metadata)
+    // An invitation stays open until somebody takes it.
+    if (begun.class === 'token') return begun.metadata
     const operation = operationSchema.parse(await call('GET', `${answer.operation}/wait`))
     if (operation.status_code !== 200) throw new Error(`${method} ${path}: ${operation.err}`)
     return operation.metadata

@@ -1,6 +1,8 @@
 import { PassThrough, Readable, Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { z } from 'zod'
+import { apiPath } from '../../src/lxd/api-path.ts'
 import { exec, execCaptured, type ExecOptions } from '../../src/lxd/exec.ts'
 import { createInstance, setInstanceState } from '../../src/lxd/instances.ts'
 import { IMAGE, openProject, SOON, WAYS, type TestProject } from './servers.ts'
@@ -215,6 +217,21 @@ describe.each(WAYS)('$kind over $over', way => {
       stdout: out.stream
     })
     expect(out.text()).toBe('\x1eberth-\x1e\x1eberth-0:1\x1e\x01')
+  })
+
+  test('a flood of signals on a terminal is no flood of programs', async () => {
+    const [out, leaving] = [collector(), new AbortController()]
+    let send = (_name: string) => {}
+    const script = 'trap "echo used" USR1; echo ready; while :; do sleep 0.1; done'
+    const onSignal = (listener: (name: string) => void) => void (send = listener)
+    const running = onTerminal(script, { stdout: out.stream, onSignal, signal: leaving.signal })
+    await expect.poll(out.text, SOON).toBe('ready\r\n')
+    for (let index = 0; index < 50; index++) send('USR1')
+    await expect.poll(out.text, SOON).toContain('used')
+    const underWay = await project.lxd.get(apiPath`/1.0/operations`, z.record(z.string(), z.array(z.string())))
+    expect(underWay['running']?.length).toBeLessThanOrEqual(2)
+    leaving.abort(new Error('enough'))
+    await expect(running).rejects.toThrow('enough')
   })
 
   test('the interrupt key and signals reach the program on a terminal', async () => {

@@ -14,11 +14,17 @@ import { projects } from '../../src/lxd/projects.ts'
 import type { LxdEndpoint, LxdTls } from '../../src/lxd/transport.ts'
 import { upLab } from '../lab/lab.ts'
 import type { LabServer, ServerKind } from '../lab/server.ts'
+import { LONG } from '../suite.ts'
 
 export const KINDS = ['lxd', 'incus'] as const
-/** Every way this client has to a server; suites run over all of them. */
-export const WAYS = KINDS.flatMap(kind => (['unix', 'https'] as const).map(over => ({ kind, over })))
-export type Way = (typeof WAYS)[number]
+export interface Way {
+  readonly kind: ServerKind
+  readonly over: 'unix' | 'https'
+}
+/** Every way this client has to a server; both servers and both transports at least. */
+export const WAYS: readonly Way[] = KINDS.flatMap(kind =>
+  (['unix', 'https'] as const).map(over => ({ kind, over }))
+).filter(({ kind, over }) => LONG || (kind === 'lxd') === (over === 'unix'))
 
 export const IMAGE = 'debian-12'
 /** For `expect.poll`: what takes milliseconds alone takes seconds on a busy machine. */

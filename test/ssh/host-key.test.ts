@@ -97,6 +97,22 @@ describe('asking a server for its host key', () => {
     await expect(probe({ port: free })).rejects.toThrow('ECONNREFUSED')
   })
 
+  test('lets no server choose a prime that takes minutes to test', async () => {
+    const said = Promise.withResolvers<string>()
+    await using server = await listen(socket => {
+      socket.write('SSH-2.0-hostile\r\n')
+      let text = ''
+      socket.on('data', chunk => {
+        text += chunk.toString('latin1')
+        if (text.includes('aes')) said.resolve(text)
+      })
+    })
+    await expect(probeHostKey('127.0.0.1', server.port, { timeoutMs: 500 })).rejects.toThrow('no SSH answer')
+    const offer = await said.promise
+    expect(offer).toContain('curve25519-sha256')
+    expect(offer).not.toContain('diffie-hellman')
+  })
+
   test('ends at once when its signal does', async () => {
     await using silent = await listen(() => {})
     const stop = new AbortController()

@@ -242,6 +242,37 @@ describe('at the gate', () => {
     expect((await own.ssh(['wait', '1500'])).stdout).toBe('waited\n')
   })
 
+  test("a key that is nobody's keeps no place, earns no trust, and gets one command a connection", async () => {
+    await using own = await startEndpoint({ limits: { graceMs: 700 }, listen: '0.0.0.0' })
+    const enroll = { username: 'enroll', privateKey: own.privateKey('stranger') }
+    const client = await own.rawClient(enroll)
+    await once(client, 'close')
+    const second = await own.rawClient(enroll)
+    const closed = once(second, 'close')
+    second.exec('wait 100', () => second.exec('wait 100', () => {}))
+    await closed
+    const stranger = (words: string[]) =>
+      own.ssh(words, { login: 'enroll', key: 'stranger', options: ['-b', '127.0.0.2', '-o', 'LogLevel=INFO'] })
+    expect((await stranger(['wait', '1100'])).exitCode).toBe(255)
+    for (let index = 0; index < 10; index++) expect((await stranger(['exit', '77'])).exitCode).toBe(77)
+    expect((await stranger([])).stderr).toContain('Too many failed logins from 127.0.0.2.')
+    await own.stillServes()
+  })
+
+  test('one member does not take every place', async () => {
+    await using own = await startEndpoint({
+      users: { alice: ['alice'], bob: ['bob'] },
+      limits: { connectionsPerUser: 2 }
+    })
+    const clients = [await own.rawClient(), await own.rawClient()]
+    const third = await own.ssh([], { options: ['-o', 'LogLevel=INFO'] })
+    expect(third.stderr).toContain('you have 2 connections open')
+    expect((await own.ssh([], { login: 'bob', key: 'bob' })).exitCode).toBe(0)
+    for (const client of clients) client.end()
+    await sleep(200)
+    await own.stillServes()
+  })
+
   test('six failures end a connection; thirty questions do too', async () => {
     const { tries, message } = await tryPasswords(endpoint, 100)
     expect(tries).toBe(6)

@@ -169,6 +169,13 @@ describe('one-time links', () => {
 })
 
 describe('text that others choose (stored XSS)', () => {
+  it('does not steer the terminal of an admin who reads the audit', async () => {
+    await signIn('\u009B31mred\u009D0;title\u0007\u202Eover', 'wrong')
+    const { stdout } = await site.berth(['audit'])
+    expect(stdout).toContain('31mred')
+    expect(stdout).not.toMatch(/[\p{Cf}\u0000-\u0009\u000B-\u001F\u007F-\u009F]/u)
+  })
+
   it('is shown and not run: key comments and names of the directory, to their owner and to admins', async () => {
     const { client, answer } = await signIn('mallory', 'secret of mallory')
     expect(answer.status).toBe(303)
@@ -260,23 +267,6 @@ describe('signing in by password', () => {
     expect((await signIn('mallory', 'secret of mallory')).answer.status).toBe(303)
   })
 
-  it('bears 10,000 tries from one address', async () => {
-    const client = new Client(site.url)
-    const _csrf = await client.formToken('/')
-    const headers = from()
-    const statuses = new Map<number, number>()
-    const work = async (count: number) => {
-      for (let attempt = 0; attempt < count; attempt++) {
-        const { status } = await client.post('/sign-in', { _csrf, login: `user${attempt}`, password: 'x' }, headers)
-        statuses.set(status, (statuses.get(status) ?? 0) + 1)
-      }
-    }
-    await Promise.all(Array.from({ length: 20 }, () => work(500)))
-    expect(statuses.get(429)! + statuses.get(401)! + (statuses.get(503) ?? 0)).toBe(10_000)
-    expect(statuses.get(429)).toBeGreaterThan(9_800)
-    expect((await signIn('mallory', 'secret of mallory')).answer.status).toBe(303)
-  }, 180_000)
-
   it('tells that the directory is down, and that keys are not concerned', async () => {
     const link = await linkFor(site, 'alice')
     await slapd.down()
@@ -329,6 +319,7 @@ describe('requests no browser sends', () => {
       for await (const chunk of answer) text += String(chunk)
       expect(answer.statusCode, path).toBeGreaterThanOrEqual(300)
       expect(text, path).not.toContain('root:x:')
+      expect(text, path).not.toContain('href="//')
     }
   })
 

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { freePort } from '../free-port.ts'
 import { run, startRig, type Rig } from '../rig.ts'
 import { Slapd } from '../slapd.ts'
+import { itLong } from '../suite.ts'
 import { enterByLink, launchBrowser, openBrowser } from './browser.ts'
 
 /*
@@ -87,31 +88,34 @@ it('leads from the password of the domain to a shell in the container', async ()
   await context.close()
 })
 
-it('leads from an invite link to a shell in the container, without a directory, by the lines the page shows', async () => {
-  const home = makeHome('nina')
-  const invited = JSON.parse((await rig.berth('invite', 'nina', '--json')).stdout) as { link: string }
-  const context = await openBrowser(browser, url, { device: 'phone' })
-  const page = await context.newPage()
-  await enterByLink(page, invited.link)
-  await pasteKey(page, home)
+itLong(
+  'leads from an invite link to a shell in the container, without a directory, by the lines the page shows',
+  async () => {
+    const home = makeHome('nina')
+    const invited = JSON.parse((await rig.berth('invite', 'nina', '--json')).stdout) as { link: string }
+    const context = await openBrowser(browser, url, { device: 'phone' })
+    const page = await context.newPage()
+    await enterByLink(page, invited.link)
+    await pasteKey(page, home)
 
-  await page.goto('/ssh-config')
-  await download(page, home, 'Download berth_config')
-  await download(page, home, 'Download berth_known_hosts')
-  const placed = await home.run(await page.locator('#unix-move').innerText())
-  expect(placed.code, placed.stderr).toBe(0)
-  await page.goto('/')
-  const lines = (await page.locator('#lines').innerText()).split('\n').filter(Boolean)
-  expect(lines[0]).toMatch(/^ssh register@gpu1-manage nina /)
-  const options = 'BatchMode yes\n'
-  writeFileSync(
-    join(home.directory, '.ssh/config'),
-    options + readFileSync(join(home.directory, '.ssh/config'), 'utf8')
-  )
-  for (const line of [lines[0]!, 'ssh gpu1 true', lines[2]!]) {
-    const ran = await home.run(line)
-    expect(ran.code, `${line}: ${ran.stderr}`).toBe(0)
+    await page.goto('/ssh-config')
+    await download(page, home, 'Download berth_config')
+    await download(page, home, 'Download berth_known_hosts')
+    const placed = await home.run(await page.locator('#unix-move').innerText())
+    expect(placed.code, placed.stderr).toBe(0)
+    await page.goto('/')
+    const lines = (await page.locator('#lines').innerText()).split('\n').filter(Boolean)
+    expect(lines[0]).toMatch(/^ssh register@gpu1-manage nina /)
+    const options = 'BatchMode yes\n'
+    writeFileSync(
+      join(home.directory, '.ssh/config'),
+      options + readFileSync(join(home.directory, '.ssh/config'), 'utf8')
+    )
+    for (const line of [lines[0]!, 'ssh gpu1 true', lines[2]!]) {
+      const ran = await home.run(line)
+      expect(ran.code, `${line}: ${ran.stderr}`).toBe(0)
+    }
+    await home.run('ssh -q -O exit gpu1; ssh -q -O exit gpu1-manage')
+    await context.close()
   }
-  await home.run('ssh -q -O exit gpu1; ssh -q -O exit gpu1-manage')
-  await context.close()
-})
+)

@@ -1,12 +1,11 @@
 import { randomInt } from 'node:crypto'
-import type { Action } from '../../src/admin/action.ts'
-import { perform } from '../../src/admin/perform.ts'
 import { addUser, linkUser } from '../../src/admin/user-actions.ts'
 import { loadConfig } from '../../src/config.ts'
 import { linkUrl, webAddress } from '../../src/directory/sign-in-links.ts'
 import { UserError } from '../../src/errors.ts'
 import { freePort } from '../free-port.ts'
 import { type Desk, openDesk } from '../admin/desk.ts'
+import { act } from '../rig.ts'
 
 /** A berth with web pages, whose node is switched off; what the pages are about in most tests. */
 export async function openSite(config: Record<string, unknown> = {}): Promise<Desk & { url: string }> {
@@ -22,10 +21,6 @@ export async function openSite(config: Record<string, unknown> = {}): Promise<De
   }
   return Object.assign(desk, { url: `http://${listen}` })
 }
-
-/** What `berth …` does with a running `serve`, without starting a program for it. */
-const act = <Params, Result>(desk: { configPath: string }, action: Action<Params, Result>, params: Params) =>
-  perform(loadConfig(desk.configPath), action, params, () => {})
 
 /** As `berth user add NAME`; passes over one who is there. */
 export async function addMember(desk: { configPath: string }, name: string): Promise<void> {

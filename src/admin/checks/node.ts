@@ -14,7 +14,7 @@ import { LxdError } from '../../lxd/lxd-error.ts'
 import { networks } from '../../lxd/networks.ts'
 import { projects } from '../../lxd/projects.ts'
 import { getResources } from '../../lxd/resources.ts'
-import { getServer, isSupported, type ServerInfo } from '../../lxd/server.ts'
+import { getServer, isSupported, listMembers, type ServerInfo } from '../../lxd/server.ts'
 import { findPool, getPoolUsage, listPools } from '../../lxd/storage.ts'
 import { fault, type Finding, guard, ok, warning } from './finding.ts'
 import { checkMounts } from './mounts.ts'
@@ -28,23 +28,30 @@ interface Context {
   node: NodeConfig
   lxd: LxdClient
   server: ServerInfo
+  /** The member of a cluster that is asked, which passes things on to the node. */
+  asked: ServerInfo
 }
 
 /** One node: the way to LXD, and what LXD must have for berth. Changes nothing. */
 export async function checkNode(config: Config, node: NodeConfig): Promise<Finding[]> {
   let lxd: LxdClient
-  let server: ServerInfo
+  let asked: ServerInfo
   try {
     lxd = connectToNode(config, node).inProject('default')
-    server = await getServer(lxd)
+    asked = await getServer(lxd, { query: {} })
   } catch (error) {
     return [connectionFault(node, error)]
   }
   try {
-    if (!server.trusted) return [fault('lxd', `${node.lxd} does not trust berth`, `berth node trust ${node.name}`)]
-    const context = { config, node, lxd, server }
+    if (!asked.trusted) return [fault('lxd', `${node.lxd} does not trust berth`, `berth node trust ${node.name}`)]
+    const wrong = await checkTarget(config, node, lxd, asked)
+    if (wrong) return [wrong]
+    const server = await getServer(lxd).catch((error: unknown) => memberFault(node, error))
+    if ('check' in server) return [server]
+    const context = { config, node, lxd, server, asked }
     const found = await Promise.all([
       guard('lxd', () => checkVersion(context)),
+      guard('target', () => checkWay(context)),
       guard('clock', () => checkClock(context)),
       guard('firewall', () => checkFirewall(context)),
       guard('project', () => checkProject(context)),
@@ -53,7 +60,7 @@ export async function checkNode(config: Config, node: NodeConfig): Promise<Findi
       guard('image', () => checkImages(context)),
       guard('gpus', () => checkGpus(context)),
       guard('address', () => checkAddress(context)),
-      guard('mounts', () => (isLocal(node) ? checkMounts(config.path, node) : []))
+      guard('mounts', () => (isHere(context) ? checkMounts(config.path, node) : []))
     ])
     return found.flat()
   } finally {
@@ -63,6 +70,47 @@ export async function checkNode(config: Config, node: NodeConfig): Promise<Findi
 
 const isLocal = (node: NodeConfig): boolean => node.lxd.startsWith('unix:')
 
+/** A unix socket leads to the LXD of this machine, which may be another member than the node. */
+const isHere = ({ node, asked }: Context): boolean =>
+  isLocal(node) && (node.target === undefined || node.target === asked.name)
+
+/** Does `target` say what it must: which member of a cluster, and nothing elsewhere? */
+async function checkTarget(
+  { path }: Config,
+  node: NodeConfig,
+  lxd: LxdClient,
+  { clustered, name }: ServerInfo
+): Promise<Finding | undefined> {
+  const edit = `In ${path}, nodes.${node.name}:`
+  if (!clustered && node.target === undefined) return undefined
+  if (!clustered) return fault('target', `LXD at ${node.lxd} is in no cluster`, `${edit} leave out target`)
+  const members = await listMembers(lxd)
+  if (node.target !== undefined && members.includes(node.target)) return undefined
+  const text =
+    node.target === undefined
+      ? `${name} at ${node.lxd} is in a cluster, and would put containers on any member`
+      : `the cluster has no member ${node.target}`
+  return fault('target', text, `${edit} target: ${members.join(' or ')}, and a project of its own`)
+}
+
+function memberFault({ target }: NodeConfig, error: unknown): Finding {
+  if (!(error instanceof LxdError)) throw error
+  return fault(
+    'lxd',
+    `the member ${target} does not answer: ${error.message}`,
+    `systemctl restart lxd   # on ${target}`
+  )
+}
+
+/** Through another member everything works, but berth cannot see all of the node. */
+function checkWay({ config, node, asked }: Context): Finding[] {
+  if (node.target === undefined) return []
+  if (node.target === asked.name) return [ok('target', `${node.target} itself answers`)]
+  const mend = `In ${config.path}, nodes.${node.name}: lxd: https://${node.address}:8443; then: berth node trust ${node.name}`
+  const text = `${asked.name} answers for ${node.target}: addresses that only ${node.target} has may be open to containers, and nothing works while ${asked.name} is down`
+  return [warning('target', text, mend)]
+}
+
 /** The command line tool of the server, aimed at it. */
 function tool({ node, server }: Context): string {
   const name = server.kind === 'incus' ? 'incus' : 'lxc'
@@ -71,7 +119,7 @@ function tool({ node, server }: Context): string {
   return `${server.kind === 'incus' ? 'INCUS' : 'LXD'}_SOCKET=${node.lxd.slice('unix://'.length)} ${name}`
 }
 
-const where = (node: NodeConfig): string => (isLocal(node) ? '' : `   # on ${node.name}`)
+const where = (node: NodeConfig): string => (isLocal(node) && !node.target ? '' : `   # on ${node.name}`)
 
 function connectionFault(node: NodeConfig, error: unknown): Finding {
   if (error instanceof UserError) return fault('lxd', error.message, `berth node trust ${node.name}`)

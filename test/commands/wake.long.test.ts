@@ -1,0 +1,1 @@
+import './wake.test.ts'

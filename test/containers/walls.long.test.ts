@@ -1,0 +1,1 @@
+import './walls.test.ts'

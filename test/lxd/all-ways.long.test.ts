@@ -1,0 +1,6 @@
+import './client.test.ts'
+import './collections.test.ts'
+import './exec.test.ts'
+import './faults.test.ts'
+import './files.test.ts'
+import './instances.test.ts'

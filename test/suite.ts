@@ -1,0 +1,15 @@
+import { inject, it } from 'vitest'
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    suite: 'short' | 'long'
+  }
+}
+
+/** Whether this is `npm run test:long`, which runs some files of `npm test` again, with all that those leave out. */
+export const LONG = inject('suite') === 'long'
+
+export const SERVERS = LONG ? (['lxd', 'incus'] as const) : (['lxd'] as const)
+
+/** A test that `npm test` leaves out. */
+export const itLong: (name: string, test: () => Promise<void>) => void = LONG ? it : () => {}
