@@ -220,7 +220,7 @@ export function createApp(config: Config, log: Log): App {
       })
       operations.resolveInterrupted()
       replacements.keepTidy()
-      void snapshots.removeStrays(users.list())
+      snapshots.keepTidy(() => users.list())
       schedule.start()
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
@@ -229,6 +229,7 @@ export function createApp(config: Config, log: Log): App {
     },
     async close() {
       schedule.stop()
+      snapshots.close()
       await ldap?.stopRechecking()
       await web?.close()
       await server?.close()

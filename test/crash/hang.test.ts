@@ -149,6 +149,33 @@ describe('a NAS that takes no more writes, in the middle of four archives', () =
     },
     HOUR
   )
+
+  it(
+    'while a snapshot is being removed, and berth is killed: it is gone from the list and, in the end, from the NAS',
+    async () => {
+      const [alice] = writers as [Member]
+      const listed = async () => JSON.parse((await alice.manage('snapshots --json')).stdout) as { name: string }[]
+      if ((await listed()).length === 0) {
+        const taken = await alice.manage(`snapshot ${tokenIn(await alice.manage('snapshot'))}`)
+        expect(taken, taken.stderr).toMatchObject({ code: 0 })
+      }
+      const [{ name }] = (await listed()) as [{ name: string }]
+      const token = tokenIn(await alice.manage(`snapshots remove ${name}`))
+      await freeze()
+      const removing = alice.manage(`snapshots remove ${name} ${token}`)
+      await sleep(5000)
+      await rig.end('SIGKILL')
+      await rig.serve()
+      await removing
+      expect(await listed()).toEqual([])
+      await thaw()
+      const files = () => readdirSync(join(nas, 'alice'))
+      await expect.poll(files, { timeout: 2 * PATIENCE_MS + SLACK_MS, interval: 500 }).toEqual([])
+      expect(await listed()).toEqual([])
+      expect(await rig.berth('snapshot', 'verify')).toMatchObject({ code: 0 })
+    },
+    HOUR
+  )
 })
 
 describe('a NAS whose server stops answering', () => {
