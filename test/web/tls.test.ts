@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Desk, endProcess } from '../admin/desk.ts'
 import { freePort } from '../free-port.ts'
+import { documentedExample } from '../documented.ts'
 import { run } from '../rig.ts'
 import { addMember, linkFor, openSite } from './site.ts'
 
@@ -102,8 +103,7 @@ describe('HTTPS by nginx in front, as docs/web.md has it', () => {
 
   /** The words of docs/web.md, with paths and ports of this test. */
   function readExample(behind: string): string {
-    const readme = readFileSync(join(import.meta.dirname, '../../docs/web.md'), 'utf8')
-    let example = /```nginx\n([^]*?)```/.exec(readme)?.[1] ?? ''
+    let example = documentedExample('nginx', 'proxy_pass')
     const places = {
       'listen 80;': `listen 127.0.0.1:${ports.http};`,
       'listen 443 ssl;': `listen 127.0.0.1:${ports.https} ssl;`,
