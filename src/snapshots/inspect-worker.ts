@@ -6,9 +6,9 @@ import { refuseArchive } from './archive-refusal.ts'
 import type { InspectionOrder, InspectionReport } from './inspect.ts'
 import { Inspection } from './inspection.ts'
 
-const PIECE_BYTES = 128 * 1024
+const PIECE_BYTES = 512 * 1024
 /** Pieces given out before the first of them is taken. */
-const WINDOW = 4
+const WINDOW = 2
 
 const port = parentPort as MessagePort
 const say = (report: InspectionReport, transfer: ArrayBuffer[] = []) => port.postMessage(report, transfer)
