@@ -62,8 +62,9 @@ async function typeUntil(member: Member, line: string, word: string, meanwhile: 
 /** All that others do goes on: logins by key, the database, LXD, and no one of them waits for the NAS. */
 async function expectOthersServed(rig: Rig, other: Member): Promise<void> {
   for (const command of ['status', 'keys', 'snapshots', 'start', 'stop --timeout 0']) {
-    const { code, stderr } = await other.manage(command, { timeoutMs: SLACK_MS })
-    expect(code, `${command}: ${stderr}`).toBe(0)
+    // LXD itself may be slow on a busy machine; what is at stake here never answers.
+    const type = async () => (await other.manage(command, { timeoutMs: SLACK_MS })).code
+    await expect.poll(type, { timeout: SLACK_MS, message: command }).toBe(0)
   }
   expect(await rig.berth('user', 'list')).toMatchObject({ code: 0 })
 }
@@ -119,7 +120,7 @@ describe('a NAS that takes no more writes, in the middle of four archives', () =
       const [first, ...rest] = writers.map(async (member, i) => {
         const line = `snapshot ${tokens[i]}`
         return i === 0
-          ? typeUntil(member, line, 'writing the archive', freeze)
+          ? typeUntil(member, line, 'MiB of about', freeze)
           : member.manage(line, { timeoutMs: 10 * PATIENCE_MS })
       })
       // By then all of them are at the NAS, or wait for it.
