@@ -117,7 +117,7 @@ export class NodeSetup {
       if (!foundAcl) await networkAcls.create(lxd, { name, description, egress: [], ingress: [] })
       this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
       await createNetwork(lxd, { name: node.network, type: 'bridge', description, config }).catch((cause: unknown) => {
-        if (!(cause instanceof LxdError) || cause.fault !== 'refused' && cause.fault !== 'failed') throw cause
+        if (!(cause instanceof LxdError) || (cause.fault !== 'refused' && cause.fault !== 'failed')) throw cause
         throw new UserError('cannot-create', `${node.name} cannot make the bridge ${node.network}: ${cause.message}`, {
           hint: `If it finds no free network, an admin gives it one: lxc network create ${node.network} ipv4.address=10.64.0.1/20 ipv4.nat=true ipv6.address=none dns.mode=none`,
           cause
