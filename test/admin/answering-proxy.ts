@@ -1,6 +1,6 @@
-import { createServer, request, type Server } from 'node:http'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
+import { createServer, type IncomingMessage, request, type Server } from 'node:http'
 
 interface Answer {
   path: string
@@ -17,17 +17,19 @@ export async function startAnsweringProxy(
 ): Promise<AsyncDisposable> {
   const server: Server = createServer((asked, reply) => {
     const { method, url = '/', headers } = asked
-    const passed = request({ socketPath, method, path: url, headers }, async answer => {
-      const chunks = await answer.toArray()
+    const passOn = async (answer: IncomingMessage): Promise<void> => {
+      const chunks = (await answer.toArray()) as Buffer[]
       const told: Answer = {
         path: url.split('?')[0] ?? '',
         headers: answer.headers,
-        body: JSON.parse(Buffer.concat(chunks as Buffer[]).toString()) as Answer['body']
+        body: JSON.parse(Buffer.concat(chunks).toString()) as Answer['body']
       }
       change(told)
       const { 'content-length': _length, ...rest } = told.headers
       reply.writeHead(answer.statusCode ?? 500, rest).end(JSON.stringify(told.body))
-    })
+    }
+    const passed = request({ socketPath, method, path: url, headers })
+    passed.on('response', answer => void passOn(answer).catch((error: Error) => reply.destroy(error)))
     passed.on('error', error => reply.destroy(error))
     asked.pipe(passed)
   }).listen(proxyPath)
