@@ -1,5 +1,13 @@
 import { defineConfig } from 'vitest/config'
+import type { Reporter } from 'vitest/node'
 import base from './vitest.config.ts'
+
+/** Nobody waits an hour to read what went wrong in the first minute. */
+const tellFailures: Reporter = {
+  onTestCaseResult(test) {
+    for (const { message, stack } of test.result().errors ?? []) console.log(`${test.fullName}: ${message}\n${stack}`)
+  }
+}
 
 /** `npm run test:crash`: hours rather than minutes, so apart from `npm test`. */
 export default defineConfig({
@@ -8,6 +16,7 @@ export default defineConfig({
     include: ['test/crash/**/*.test.ts'],
     exclude: [],
     fileParallelism: false,
+    reporters: ['default', tellFailures],
     hookTimeout: 600_000
   }
 })

@@ -1,8 +1,7 @@
 import { defineCommand, type Command } from '../src/command/command.ts'
 import { manageLine, loginLine } from '../src/command/lines.ts'
 import { commandHelp } from '../src/command/parser.ts'
-import { verbOf } from '../src/command/run-command.ts'
-import { UserError } from '../src/errors.ts'
+import { unknownCommand, verbOf } from '../src/command/run-command.ts'
 
 export default ({ list }: { list: () => readonly Command[] }): Command =>
   defineCommand({
@@ -14,22 +13,24 @@ export default ({ list }: { list: () => readonly Command[] }): Command =>
       const { bold, dim } = reply.colors
       if (verb !== undefined) {
         const command = list().find(candidate => verbOf(candidate) === verb)
-        if (!command)
-          throw new UserError('unknown-command', JSON.stringify(verb), { hint: `See: ${manageLine(node, 'help')}` })
+        if (!command) throw unknownCommand(list(), verb, { principal, node })
         reply.out(commandHelp(command, node.name))
         return
       }
       const lines: [string, string][] = [
-        [loginLine(node), 'into your container (scp, sftp, rsync, -L, -X, VS Code too)'],
+        [loginLine(node), 'into it; also scp, sftp, rsync, -L, -X, VS Code'],
         [manageLine(node), 'start it, or show its state'],
-        ...list()
-          .filter(command => command.allowedFor.includes(principal.role))
-          .map(command => [manageLine(node, verbOf(command)), command.describe] as [string, string])
+        [manageLine(node, 'COMMAND'), 'with one of these commands:']
       ]
-      const width = Math.max(...lines.map(([line]) => line.length)) + 2
+      const verbs = list()
+        .filter(command => command.allowedFor.includes(principal.role))
+        .map(command => [verbOf(command), command.describe] as [string, string])
       reply.out(`${bold('berth')}: your own container on ${node.name}, with root rights inside.`)
-      reply.out('')
-      for (const [line, describe] of lines) reply.out(`  ${line.padEnd(width)}${dim(describe)}`)
+      for (const rows of [lines, verbs]) {
+        const width = Math.max(...rows.map(([line]) => line.length)) + 2
+        reply.out('')
+        for (const [line, describe] of rows) reply.out(`  ${line.padEnd(width)}${dim(describe)}`)
+      }
       reply.out('')
       reply.out(`One command in detail: ${manageLine(node, 'help COMMAND')}`)
     }

@@ -10,6 +10,7 @@ import type { User } from '../src/directory/users.ts'
 import { UserError } from '../src/errors.ts'
 
 const MAX_INPUT_BYTES = 64 * 1024
+const PATIENCE_MS = 2000
 
 interface Parts {
   keys: Keys
@@ -19,7 +20,7 @@ interface Parts {
 export default ({ keys, containers }: Parts): Command =>
   defineCommand({
     command: 'keys [action] [fingerprint]',
-    describe: 'list your SSH keys; `keys add < FILE.pub`; `keys remove FINGERPRINT`',
+    describe: 'list your SSH keys; `keys add < FILE.pub`; `keys remove`',
     epilogue: [
       'Add one:  ssh NODE-manage keys add < ~/.ssh/id_ed25519.pub',
       'A change works at once on every node and in every running container, and in a stopped one at its next start.',
@@ -81,14 +82,21 @@ function addKeys(keys: Keys, user: User, lines: string[]): UserKey[] {
   return addKeyLines(keys, user, lines)
 }
 
-async function readLines({ stdin }: Invocation): Promise<string[]> {
+/** Standard input to its end; who left it to the terminal is told what is waited for. */
+async function readLines({ stdin, reply, node }: Invocation): Promise<string[]> {
+  const waiting = setTimeout(() => {
+    reply.err('Waiting for a public key: paste it, then press Enter and Ctrl-D. Or press Ctrl-C, and type:')
+    reply.err(`  ${manageLine(node, 'keys add < ~/.ssh/id_ed25519.pub')}`)
+  }, PATIENCE_MS)
   const chunks: Buffer[] = []
   let sizeBytes = 0
   for await (const chunk of stdin as AsyncIterable<Buffer>) {
     sizeBytes += chunk.length
     if (sizeBytes > MAX_INPUT_BYTES) throw new UserError('bad-key', 'That is too long for a list of public keys.')
+    clearTimeout(waiting)
     chunks.push(chunk)
   }
+  clearTimeout(waiting)
   return keyLines(Buffer.concat(chunks).toString('utf8'))
 }
 

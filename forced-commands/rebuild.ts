@@ -37,6 +37,11 @@ export default (parts: ReplacingParts & { config: Config }): Command =>
         `A fresh container takes the place of yours on ${node.name}: all files in yours are replaced, your home directory too.`
       )
       reply.out('Your keys, fixed port, limits, mounts and SSH host identity stay as they are.')
-      await offerToken(parts, user, offered => `rebuild ${offered} TEMPLATE`, invocation)
+      await offerToken(
+        parts,
+        user,
+        offered => `rebuild ${offered} ${rows.length === 1 ? rows[0]?.[0] : 'TEMPLATE'}`,
+        invocation
+      )
     }
   })

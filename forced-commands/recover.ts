@@ -25,7 +25,7 @@ const TEMPLATES = 'templates/'
 export default (parts: Parts): Command =>
   defineCommand({
     command: 'recover [token] [path]',
-    describe: 'bring a snapshot back in place of your container; `recover --undo`',
+    describe: 'put a snapshot in place of your container; `recover --undo`',
     epilogue: [
       'Without words it lists what can be recovered, from any node, says what will happen, and prints a token.',
       `PATH is what \`snapshot\` printed, the file's name alone, or ${TEMPLATES}NAME for what \`rebuild\` does.`,
@@ -78,7 +78,12 @@ async function offer(parts: Parts, user: User, invocation: Invocation): Promise<
     `The snapshot takes the place of your container on ${node.name}: all files in the present one are replaced, your home`
   )
   reply.out('directory too. Your keys, fixed port, limits, mounts and SSH host identity stay as they are.')
-  await offerToken(parts, user, offered => `recover ${offered} PATH`, invocation)
+  await offerToken(
+    parts,
+    user,
+    offered => `recover ${offered} ${snapshots.length === 1 ? snapshots[0]?.name : 'PATH'}`,
+    invocation
+  )
 }
 
 async function recoverFrom(

@@ -32,14 +32,15 @@ export default ({ config, snapshots, tokens }: Parts): Command =>
         type: 'string',
         default: '',
         requiresArg: true,
-        describe: 'a word on what it is, for lists'
+        describe: `a word on what it is, for lists; several: --note '"two words"'`
       }),
     async handler({ token, note }, invocation) {
       const user = requireUser(invocation.principal)
       const { node, reply } = invocation
       const purpose = { user, node: node.name, action: 'snapshot' } as const
       const again = manageLine(node, 'snapshot')
-      checkNote(note)
+      checkNote(note, again)
+      if (token !== undefined && note !== '' && !/^\w{20,}$/.test(token)) throw unquoted(again)
       if (token === undefined) {
         if (await follow(snapshots, user, invocation)) return
         const plan = await snapshots.plan(user, node)
@@ -75,12 +76,18 @@ export default ({ config, snapshots, tokens }: Parts): Command =>
   })
 
 /** One line of text, since lists show it in one. @throws UserError `usage` */
-function checkNote(note: string): void {
+function checkNote(note: string, again: string): void {
   if (note.length <= MAX_NOTE_LETTERS && /^\P{Cc}*$/u.test(note)) return
   throw new UserError('usage', `--note takes one line of at most ${MAX_NOTE_LETTERS} letters.`, {
-    hint: `Type: ssh NODE-manage snapshot --note "before the upgrade"`
+    hint: `Type: ${again} --note '"before the upgrade"'`
   })
 }
+
+/** ssh hands on the words without the quotes of the member's own shell: the rest of a note looks like a token. */
+const unquoted = (again: string) =>
+  new UserError('usage', 'A note of several words needs two pairs of quotes, for ssh takes one away.', {
+    hint: `Type: ${again} --note '"before the upgrade"'`
+  })
 
 /** As the line has to be typed: the member's own shell takes one pair of quotes away, and berth another. */
 const quote = (note: string): string =>

@@ -19,6 +19,8 @@ export default ({ links, config }: { links: SignInLinks; config: Config }): Comm
         })
       }
       const { secret } = links.create(requireUser(principal))
+      if (config.web.publicUrl === undefined)
+        reply.err('This may open on the berth machine alone: your admin has not set web.publicUrl.')
       reply.out(linkUrl(address, secret))
     }
   })

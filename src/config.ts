@@ -253,7 +253,7 @@ export function parseConfig(text: string, path: string): Config {
 
 function fault(path: string, lines: string[]): UserError {
   return new UserError('bad-config', `${path}:\n${lines.map(line => `  ${line}`).join('\n')}`, {
-    hint: 'Mend these lines; every key is explained in the README and in the file that `berth init` writes.'
+    hint: 'Mend these lines; every key is explained in docs/configuration.md and in the file that `berth init` writes.'
   })
 }
 

@@ -7,6 +7,7 @@ import { perform } from './admin/perform.ts'
 import { BERTH_VERSION } from './admin/version.ts'
 import { DEFAULT_CONFIG_PATH, findConfigPath, loadConfig } from './config.ts'
 import { describeError, toUserError, UserError } from './errors.ts'
+import { sayWhatIsMissing } from './command/usage.ts'
 
 const console = new Console()
 let exitCode = 0
@@ -27,10 +28,10 @@ function session(option: string | undefined): AdminSession {
   }
 }
 
-function addTo(parent: Argv, command: AdminCommand | AdminGroup): Argv {
+function addTo(parent: Argv, command: AdminCommand | AdminGroup, path = 'berth'): Argv {
   if ('commands' in command) {
     return parent.command(command.command, command.describe, group => {
-      for (const member of command.commands) addTo(group, member)
+      for (const member of command.commands) addTo(group, member, `${path} ${command.command}`)
       return group.demandCommand(1, `Say what to do: ${command.commands.map(verb).join(', ')}.`)
     })
   }
@@ -38,7 +39,7 @@ function addTo(parent: Argv, command: AdminCommand | AdminGroup): Argv {
     command.command,
     command.describe,
     own => {
-      const built = command.builder(own)
+      const built = command.builder(own.updateStrings(sayWhatIsMissing(`${path} ${command.command}`)))
       return command.epilogue === undefined ? built : built.epilogue(command.epilogue.replaceAll('\n', ' '))
     },
     async args => {
@@ -90,7 +91,7 @@ function createParser(commands: readonly (AdminCommand | AdminGroup)[], help: st
       if (error !== undefined && error.name !== 'YError') throw error
       throw new UserError('usage', message ?? error?.message, { hint: `See: ${help}` })
     })
-    .epilogue('First steps: berth init, then berth doctor, then berth invite NAME.')
+    .epilogue('First steps: berth init; berth doctor; systemctl enable --now berth; berth invite NAME.')
   for (const command of commands) addTo(parser, command)
   return parser
 }

@@ -5,6 +5,7 @@ import { checkMachine } from './checks/machine.ts'
 import { checkNode } from './checks/node.ts'
 import { checkState } from './checks/state.ts'
 import type { Console } from './console.ts'
+import { countOf } from '../command/units.ts'
 
 /** Looks at everything, or at one node alone; changes nothing. */
 export async function examine(config: Config, onlyNode?: string): Promise<Report[]> {
@@ -34,7 +35,7 @@ export function printReports(console: Console, reports: Report[], json: boolean)
       if (mend !== undefined) console.out(`          ${colors.cyan(mend)}`)
     }
   }
-  console.out(`${count('fault')} faults, ${count('warning')} warnings.`)
+  console.out(`${countOf(count('fault'), 'fault')}, ${countOf(count('warning'), 'warning')}.`)
   return exitCode
 }
 

@@ -4,12 +4,10 @@ import { DEFAULT_CONFIG_PATH, parseConfig } from '../config.ts'
 import { listRecipes } from '../containers/image-recipe.ts'
 import { UserError } from '../errors.ts'
 import { type AdminSession, defineCommand } from './admin-command.ts'
-import { renderConfig, renderUnit } from './render-config.ts'
+import { renderConfig, renderUnit, UNIT_PATH } from './render-config.ts'
 import { prepareStateDirectory } from './state-lock.ts'
 import { surveyMachine } from './survey.ts'
 import { BERTH_ROOT } from './version.ts'
-
-const UNIT_PATH = '/etc/systemd/system/berth.service'
 
 export const init = defineCommand({
   command: 'init',

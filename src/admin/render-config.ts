@@ -12,6 +12,8 @@ const GIB = 2 ** 30
 const DEFAULT_MEMORY_GIB = 32
 const DEFAULT_DISK_GIB = 200
 
+export const UNIT_PATH = '/etc/systemd/system/berth.service'
+
 export interface Choices {
   readonly stateDir: string
   readonly unitPath: string

@@ -3,7 +3,7 @@ import type { NodeOutcome } from '../containers/containers.ts'
 import { linkUrl, webAddress } from '../directory/sign-in-links.ts'
 import { UserError } from '../errors.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
-import { formatBytes } from '../command/units.ts'
+import { countOf, formatBytes } from '../command/units.ts'
 import { type Console, formatTime } from './console.ts'
 import { firstNode } from './invite.ts'
 import { printKeys } from './key.ts'
@@ -97,7 +97,7 @@ const show = defineCommand({
 })
 
 const countSnapshots = (snapshots: readonly { sizeBytes: number }[]): string =>
-  `${snapshots.length} snapshots (${formatBytes(snapshots.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0))})`
+  `${countOf(snapshots.length, 'snapshot')} (${formatBytes(snapshots.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0))})`
 
 function printContainers(console: Console, containers: ContainerEntry[]): void {
   console.table(
@@ -181,7 +181,7 @@ const remove = defineCommand({
   async handler({ name, yes }, { console, perform, loadConfig }) {
     const user = await perform(showUser, { name })
     const containers = user.containers.map(({ node, status, fault }) => `${node} (${status?.state ?? fault})`)
-    console.out(`This deletes for good: the user ${name}, ${user.keys.length} keys, the SSH host keys,
+    console.out(`This deletes for good: the user ${name}, ${countOf(user.keys.length, 'key')}, the SSH host keys,
 ${countSnapshots(user.snapshots)}, and the containers with everything in them on: ${containers.join(', ') || 'no node'}. Port ${user.fixedPort} rests for 30 days.`)
     if (!yes) {
       const answer = await console.ask(`Type the name again to go on: `)

@@ -2,6 +2,7 @@ import type { Argv } from 'yargs'
 import yargs from 'yargs'
 import { UserError } from '../errors.ts'
 import type { Command } from './command.ts'
+import { sayWhatIsMissing } from './usage.ts'
 
 type Arguments = Parameters<Command['handler']>[0]
 type Parse = (words: readonly string[], hint: string) => Arguments
@@ -32,6 +33,7 @@ function createParse(command: Command): Parse {
   let args: Arguments | undefined
   let hint = ''
   const [, ...positions] = command.command.split(' ')
+  const strings = sayWhatIsMissing(command.command)
   const parser = strictYargs()
     .command({
       command: [['$0', ...positions].join(' '), UNTYPED],
@@ -46,7 +48,8 @@ function createParse(command: Command): Parse {
   return (words, nextStep) => {
     args = undefined
     hint = nextStep
-    void parser.parse([...words], {}, () => {})
+    // All yargs of a process share their strings.
+    void parser.updateStrings(strings).parse([...words], {}, () => {})
     if (!args) throw new UserError('usage', undefined, { hint })
     return args
   }

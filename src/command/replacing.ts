@@ -4,7 +4,7 @@ import type { Confirmation, Replacements } from '../snapshots/replacements.ts'
 import type { Tokens } from '../snapshots/tokens.ts'
 import type { Invocation } from './command.ts'
 import { loginLine, manageLine } from './lines.ts'
-import { formatDuration, formatTime } from './units.ts'
+import { formatTime } from './units.ts'
 
 /** What `recover` and `rebuild` have in common for those who type them. */
 export interface ReplacingParts {
@@ -51,13 +51,14 @@ export async function offerToken(
   const { node, reply } = invocation
   const kept = replacements.kept(user, node)
   reply.out(
-    `The present one is kept for ${formatDuration(replacements.keepMs)}; until then \`recover --undo\` brings it back.`
+    `The present one is kept until ${formatTime(Date.now() + replacements.keepMs)} UTC: \`recover --undo\` brings it back.`
   )
   if (kept) reply.out(`The one kept since ${formatTime(kept.replacedAtMs)} UTC is deleted then.`)
   // LXD may have lost the container: then there is nothing to stop or to save.
   if (await replacements.needStopped(user, node)) reply.out(`Save it first:  ${manageLine(node, 'snapshot')}`)
   const { token } = tokens.issue({ user, node: node.name, action: 'replace' })
-  reply.out(`Go on:          ${manageLine(node, words(token))}    (within 5 minutes)`)
+  reply.out('Nothing has been done yet. To go on, within 5 minutes:')
+  reply.out(`  ${manageLine(node, words(token))}`)
 }
 
 /** Rebuilds from the template of that name, after the token has been spent. */

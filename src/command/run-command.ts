@@ -2,8 +2,9 @@ import { describeError, toUserError, UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { maskWords, type Audit } from './audit.ts'
 import type { Command, Invocation, Role } from './command.ts'
-import { manageLine } from './lines.ts'
+import { manageLine, plainManageLine } from './lines.ts'
 import { Parsers } from './parser.ts'
+import { nearestWord } from './usage.ts'
 
 /** `words` splits the command line when called: a line that cannot be split is refused and audited like any other. */
 export type RunCommand = (words: () => string[], invocation: Invocation) => Promise<number>
@@ -93,13 +94,28 @@ function secretPositions(commands: readonly Command[], words: readonly string[])
 function parseWords(commands: readonly Command[], parsers: Parsers, words: string[], { principal, node }: Invocation) {
   const command = commands.find(candidate => verbOf(candidate) === words[0])
   if (!command) {
-    throw new UserError('unknown-command', JSON.stringify(words[0]), { hint: `See: ${manageLine(node, 'help')}` })
+    throw unknownCommand(commands, words[0] ?? '', { principal, node })
   }
   if (!command.allowedFor.includes(principal.role)) {
     throw new UserError('not-allowed', `\`${words[0]}\` is not for the login \`${principal.login}\`.`, {
       hint: `Log in with your own user name: ssh USER@${node.name}-manage ${words[0]}`
     })
   }
-  const hint = `See: ${manageLine(node, `help ${words[0]}`)}`
+  // Who enrols has no config yet, and no key that could ask for help.
+  const hint =
+    principal.role === 'enroll'
+      ? `Type the line of your invite: ${plainManageLine(node, 'enroll', 'NAME CODE')}`
+      : `See: ${manageLine(node, `help ${words[0]}`)}`
   return { command, args: parsers.parse(command, words.slice(1), hint) }
+}
+
+/** The failure for a word that is no command, with the one it resembles among those this login may type. */
+export function unknownCommand(
+  commands: readonly Command[],
+  word: string,
+  { principal, node }: Pick<Invocation, 'principal' | 'node'>
+): UserError {
+  const near = nearestWord(word, commands.filter(each => each.allowedFor.includes(principal.role)).map(verbOf))
+  const details = `${JSON.stringify(word)}${near === undefined ? '' : ` Did you mean ${near}?`}`
+  return new UserError('unknown-command', details, { hint: `See: ${manageLine(node, 'help')}` })
 }

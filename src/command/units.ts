@@ -30,6 +30,9 @@ export function formatDuration(milliseconds: number): string {
     .join(' ')
 }
 
+/** `1 key`, `2 keys`. */
+export const countOf = (count: number, thing: string): string => `${count} ${thing}${count === 1 ? '' : 's'}`
+
 /** UTC, to the minute: `2026-11-22 19:05`. */
 export const formatTime = (atMs: number): string => new Date(atMs).toISOString().slice(0, 16).replace('T', ' ')
 

@@ -116,7 +116,13 @@ export class NodeSetup {
     if (!network) {
       if (!foundAcl) await networkAcls.create(lxd, { name, description, egress: [], ingress: [] })
       this.#log.info({ node: node.name, network: node.network }, 'making the bridge')
-      await createNetwork(lxd, { name: node.network, type: 'bridge', description, config })
+      await createNetwork(lxd, { name: node.network, type: 'bridge', description, config }).catch((cause: unknown) => {
+        if (!(cause instanceof LxdError) || cause.fault !== 'refused' && cause.fault !== 'failed') throw cause
+        throw new UserError('cannot-create', `${node.name} cannot make the bridge ${node.network}: ${cause.message}`, {
+          hint: `If it finds no free network, an admin gives it one: lxc network create ${node.network} ipv4.address=10.64.0.1/20 ipv4.nat=true ipv6.address=none dns.mode=none`,
+          cause
+        })
+      })
       network = await networks.find(lxd, node.network)
     }
     const bridge = network?.config['ipv4.address'] ?? 'none'

@@ -21,7 +21,7 @@ export interface NewArchive {
   store(
     endpoint: LxdEndpoint,
     backup: BackupOrder,
-    options: Omit<WriteOptions, 'onProgress'>,
+    options: Omit<WriteOptions, 'instance' | 'onProgress'>,
     onProgress: OnProgress
   ): Promise<ArchiveContents>
   close(): Promise<void>

@@ -47,12 +47,13 @@ const calls = {
   async store(
     endpoint: LxdEndpoint,
     { instance, name, expiresAtMs }: BackupOrder,
-    options: Omit<WriteOptions, 'onProgress'>,
+    options: Omit<WriteOptions, 'instance' | 'onProgress'>,
     tell: Tell
   ): Promise<ArchiveContents> {
     const { compression } = options
     const body = streamBackup(new LxdClient(endpoint), instance, { name, compression, expiresAtMs })
-    return writeArchive(body, partial as PartialArchive, { ...options, onProgress: doneBytes => tell(doneBytes) })
+    const onProgress = (doneBytes: number) => tell(doneBytes)
+    return writeArchive(body, partial as PartialArchive, { ...options, instance, onProgress })
   },
 
   /** Makes an instance of an archive. @returns false when there is no such file */

@@ -33,7 +33,10 @@ type Row = Omit<SnapshotRecord, 'scheduled'> & { readonly scheduled: number }
 
 const fromRow = (row: Row): SnapshotRecord => ({ ...row, scheduled: row.scheduled === 1 })
 
-/** The list of archives that are whole: a row is written when the file is on the disk under its name, and deleted after it. */
+/**
+ * The list of archives that are whole: a row is written when the file is on the disk under its name, and deleted after it. What is
+ * being removed is in the list no more.
+ */
 export class SnapshotRecords {
   readonly #database: Database
 
@@ -57,9 +60,19 @@ export class SnapshotRecords {
   /** Newest first. */
   listFor(user: Pick<User, 'id'>): SnapshotRecord[] {
     return this.#database
-      .prepare<[number], Row>(`SELECT ${COLUMNS} FROM snapshots WHERE user_id = ? ORDER BY created_at_ms DESC, id DESC`)
+      .prepare<[number], Row>(
+        `SELECT ${COLUMNS} FROM snapshots WHERE user_id = ? AND removing = 0 ORDER BY created_at_ms DESC, id DESC`
+      )
       .all(user.id)
       .map(fromRow)
+  }
+
+  /** The names of those whose files may be there still. */
+  listRemoving(user: Pick<User, 'id'>): string[] {
+    return this.#database
+      .prepare<[number], string>('SELECT name FROM snapshots WHERE user_id = ? AND removing = 1')
+      .pluck()
+      .all(user.id)
   }
 
   /**
@@ -74,7 +87,11 @@ export class SnapshotRecords {
     })
   }
 
-  remove({ name }: Pick<SnapshotRecord, 'name'>): void {
+  beginRemoval({ name }: Pick<SnapshotRecord, 'name'>): void {
+    this.#database.prepare('UPDATE snapshots SET removing = 1 WHERE name = ?').run(name)
+  }
+
+  endRemoval(name: string): void {
     this.#database.prepare('DELETE FROM snapshots WHERE name = ?').run(name)
   }
 }

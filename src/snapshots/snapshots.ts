@@ -53,6 +53,7 @@ export interface TakeOptions {
 }
 
 const SNAPSHOT = 'snapshot'
+const TIDY_EVERY_MS = 30_000
 
 /** Archives of members' containers: taking, listing and removing them. */
 export class Snapshots {
@@ -62,6 +63,8 @@ export class Snapshots {
   readonly #containers: Containers
   readonly #operations: Operations
   readonly #parts: Parts
+  #mayBeUntidy = false
+  #timer: NodeJS.Timeout | undefined
 
   constructor({ config, containers, operations, records, directory, userOf }: SnapshotsParts) {
     this.#config = config
@@ -133,7 +136,11 @@ export class Snapshots {
     )
     return this.#containers
       .change(user, node, SNAPSHOT, report, steps, { join: false, alsoArchive: true })
-      .catch(failed)
+      .catch((error: unknown) => {
+        // What the NAS had not answered may still have made a file.
+        this.#mayBeUntidy = true
+        return failed(error)
+      })
   }
 
   /**
@@ -145,10 +152,15 @@ export class Snapshots {
     return followed ? this.records.listFor(user).find(record => record.node === node.name) : undefined
   }
 
-  /** The file first: a row without one would promise what cannot be recovered. @throws UserError `snapshots-unavailable` */
+  /**
+   * Neither a row without a file, which would promise what cannot be recovered, nor a file without a row is left by a crash: what has
+   * been begun is ended when things are tidied.
+   * @throws UserError `snapshots-unavailable`
+   */
   async remove(user: User, record: SnapshotRecord): Promise<void> {
-    await this.directory.remove(user.name, record.name)
-    this.records.remove(record)
+    await this.directory.check()
+    this.records.beginRemoval(record)
+    await this.#endRemovals(user)
   }
 
   /** Deletes the scheduled snapshots whose time is over. @throws UserError `snapshots-unavailable` */
@@ -175,26 +187,58 @@ export class Snapshots {
 
   /** Before a user's containers are deleted: without the NAS the user would be left half removed. @throws UserError `snapshots-unavailable` */
   async needRemovable(user: User): Promise<void> {
-    if (this.records.listFor(user).length > 0) await this.directory.check()
+    if (this.#hasFiles(user)) await this.directory.check()
   }
 
   /** All of a user's who is going. @returns whether the user's directory is gone too @throws UserError `snapshots-unavailable` */
   async removeAll(user: User): Promise<boolean> {
     const records = this.records.listFor(user)
-    if (records.length === 0 && this.#config.snapshots.dir === undefined) return true
-    for (const record of records) await this.remove(user, record)
+    if (!this.#hasFiles(user) && this.#config.snapshots.dir === undefined) return true
+    for (const record of records) this.records.beginRemoval(record)
+    await this.#endRemovals(user)
     await this.directory.removePartials(user.name, () => false)
     return this.directory.removeUser(user.name)
   }
 
-  /** At start: partial files that no operation knows of any more. Where the directory is not to be had now, they stay till then. */
+  /** From now on removes what crashes have left, and what could not be removed while the NAS was away. */
+  keepTidy(users: () => readonly User[]): void {
+    void this.removeStrays(users())
+    const again = () => this.#mayBeUntidy && void this.removeStrays(users())
+    this.#timer = setInterval(again, TIDY_EVERY_MS).unref()
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+  }
+
+  /** Partial files that no operation knows of any more, and archives that were being removed. */
   async removeStrays(users: readonly User[]): Promise<void> {
     if (this.#config.snapshots.dir === undefined) return
+    this.#mayBeUntidy = false
     try {
-      for (const { name } of users)
-        await this.directory.removePartials(name, id => this.#operations.stepOf(id) !== undefined)
+      for (const user of users) {
+        await this.directory.removePartials(user.name, id => this.#operations.stepOf(id) !== undefined)
+        await this.#endRemovals(user)
+      }
     } catch (err) {
-      this.#parts.log.warn({ err }, 'partial archives may be left')
+      this.#mayBeUntidy = true
+      this.#parts.log.warn({ err }, 'files may be left in the directory for snapshots; it is tried again')
+    }
+  }
+
+  #hasFiles(user: User): boolean {
+    return this.records.listFor(user).length + this.records.listRemoving(user).length > 0
+  }
+
+  async #endRemovals(user: User): Promise<void> {
+    try {
+      for (const name of this.records.listRemoving(user)) {
+        await this.directory.remove(user.name, name)
+        this.records.endRemoval(name)
+      }
+    } catch (error) {
+      this.#mayBeUntidy = true
+      throw error
     }
   }
 

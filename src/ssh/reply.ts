@@ -150,8 +150,9 @@ function plainProgress(label: string, say: (line: string) => void): Progress {
   return {
     update(step, fraction) {
       const tenth = fraction === undefined ? '' : ` ${Math.floor(Math.min(1, Math.max(0, fraction)) * 10) * 10} %`
-      const line = `${step.split(',')[0]}${tenth}`
-      if (line !== last) say(`${label}: ${step}${tenth}`)
+      const [head = '', ...facts] = step.split(',')
+      const line = head + tenth
+      if (line !== last) say(`${label}: ${[line, ...facts].join(',')}`)
       last = line
     },
     done(outcome) {

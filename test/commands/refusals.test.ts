@@ -163,7 +163,7 @@ describe('help', () => {
   it('explains every command, and each of them has an entry', async () => {
     const { code, stdout } = await alice.manage('help')
     expect(code).toBe(0)
-    const listed = [...stdout.matchAll(/ssh gpu1-manage ([a-z-]+)/g)].map(([, verb]) => verb as string)
+    const listed = [...stdout.matchAll(/^  ([a-z-]+)  /gm)].map(([, verb]) => verb as string)
     for (const verb of [
       'register',
       'start',
@@ -182,7 +182,14 @@ describe('help', () => {
       expect(one.stdout).toContain(`ssh gpu1-manage ${verb}`)
       expect(await alice.manage(`${verb} --help`)).toEqual(one)
     }
+    expect(Math.max(...stdout.split('\n').map(line => line.length))).toBeLessThanOrEqual(80)
     expect(await alice.manage('help frobnicate')).toMatchObject({ code: 64 })
+    const slip = await alice.manage('statsu')
+    expect(slip).toMatchObject({ code: 64, stdout: '' })
+    expect(slip.stderr).toContain('Did you mean status?')
+    const note = await alice.manage('snapshot --note before upgrade')
+    expect(note).toMatchObject({ code: 64, stdout: '' })
+    expect(note.stderr).toContain(`--note '"before the upgrade"'`)
   })
 
   it('is the same with and without a terminal, but for colour and line ends', async () => {

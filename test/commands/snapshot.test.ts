@@ -147,7 +147,7 @@ describe('snapshot', () => {
     const sha256 = (await run(['sha256sum', join(disk, 'alice', snapshot.name)])).stdout.split(' ')[0]
     expect(snapshot).toMatchObject({ node: 'gpu1', sha256, path: `${nas}/alice/${snapshot.name}`, scheduled: false })
     for (const word of [snapshot.path, sha256, 'Took: ']) expect(done.stdout).toContain(word)
-    expect(done.stderr).toMatch(/writing the archive, .* of about .*iB\/s, .* left/)
+    expect(done.stderr).toMatch(/writing the archive .* of about .*iB\/s, .* left/)
     const inside = await run(['sh', '-c', `zstd -dc ${join(disk, 'alice', snapshot.name)} | wc -c`])
     expect(Number(inside.stdout)).toBe(snapshot.uncompressedBytes)
     expect(statSync(join(disk, 'alice')).mode & 0o777).toBe(0o700)
@@ -184,6 +184,15 @@ describe('snapshot', () => {
     expect(
       inDatabase(database => database.prepare('SELECT used_at_ms FROM tokens WHERE token_sha256 = ?').pluck().get(hash))
     ).toBeNull()
+  })
+
+  it('is refused at once when it could not be recovered', async () => {
+    const token = await ask()
+    expect(await rig.lxc('config', 'set', 'alice', 'raw.lxc', 'lxc.tty.max=4')).toMatchObject({ code: 0 })
+    const refused = await alice.manage(`snapshot ${token}`)
+    expect(await rig.lxc('config', 'unset', 'alice', 'raw.lxc')).toMatchObject({ code: 0 })
+    expect(refused).toMatchObject({ code: 73, stderr: expect.stringContaining('raw.lxc') as string })
+    await expectNothingLeft()
   })
 })
 

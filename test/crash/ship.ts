@@ -67,7 +67,7 @@ export class Ship implements AsyncDisposable {
     this.#marker = `marker ${++this.#count}`
     const marked = await this.alice.login(`echo ${this.#marker} | sudo tee /marker && sync`)
     expect(marked, marked.stderr).toMatchObject({ code: 0 })
-    expect(await this.alice.manage('stop --timeout 5')).toMatchObject({ code: 0 })
+    expect(await this.alice.manage('stop --timeout 30')).toMatchObject({ code: 0 })
   }
 
   /** Types the command with a token, to its end. */

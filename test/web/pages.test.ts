@@ -273,6 +273,33 @@ describe('My containers', () => {
   })
 })
 
+describe('an extra port', () => {
+  it('is opened and closed by the page, in the same words of the audit as over SSH', async () => {
+    const { context, page } = await enter('alice', { javaScript: false })
+    await page.goto('/containers')
+    const card = page.locator('#gpu1')
+    const shown = () => expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 30_000 })
+    await shown().toMatch(/running/)
+    const open = async (port: string) => {
+      await card.locator('summary', { hasText: 'Extra ports' }).click()
+      await card.getByLabel('Port in the container').fill(port)
+      await card.getByRole('button', { name: 'Open', exact: true }).click()
+    }
+    await open('8888')
+    await shown().toContain('→ 8888')
+    expect(JSON.parse((await alice.manage('port --json')).stdout)).toMatchObject([{ containerPort: 8888 }])
+    await open('70000')
+    await shown().toContain('That request is not understood.')
+    await card.locator('summary', { hasText: 'Extra ports' }).click()
+    await card.getByRole('button', { name: 'Close port 8888' }).click()
+    await shown().not.toContain('→ 8888')
+    expect(JSON.parse((await alice.manage('port --json')).stdout)).toEqual([])
+    const { stdout } = await rig.berth('audit', '--user', 'alice')
+    expect(stdout).toMatch(/port 8888[^]*port close 8888/)
+    await context.close()
+  })
+})
+
 describe('admins', () => {
   it('invite, disable, enable and remove members, and see machines and what was done', async () => {
     const { context, page } = await enter('alice', { javaScript: false })

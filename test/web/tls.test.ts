@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Desk, endProcess } from '../admin/desk.ts'
 import { freePort } from '../free-port.ts'
+import { documentedExample } from '../documented.ts'
 import { run } from '../rig.ts'
 import { addMember, linkFor, openSite } from './site.ts'
 
@@ -83,7 +84,7 @@ describe('HTTPS by berth itself', () => {
   })
 })
 
-describe('HTTPS by nginx in front, as the README has it', () => {
+describe('HTTPS by nginx in front, as docs/web.md has it', () => {
   const ports = { http: 0, https: 0 }
   let site: Desk & { url: string }
   let nginx: ChildProcess | undefined
@@ -100,10 +101,9 @@ describe('HTTPS by nginx in front, as the README has it', () => {
     await site?.[Symbol.asyncDispose]()
   })
 
-  /** The README's own words, with paths and ports of this test. */
+  /** The words of docs/web.md, with paths and ports of this test. */
   function readExample(behind: string): string {
-    const readme = readFileSync(join(import.meta.dirname, '../../README.md'), 'utf8')
-    let example = /```nginx\n([^]*?)```/.exec(readme)?.[1] ?? ''
+    let example = documentedExample('nginx', 'proxy_pass')
     const places = {
       'listen 80;': `listen 127.0.0.1:${ports.http};`,
       'listen 443 ssl;': `listen 127.0.0.1:${ports.https} ssl;`,

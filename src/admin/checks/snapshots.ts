@@ -12,13 +12,14 @@ import { join, relative } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { databasePath } from '../../app.ts'
 import type { Config } from '../../config.ts'
+import { UNIT_PATH } from '../render-config.ts'
 import { fault, type Finding, ok, warning } from './finding.ts'
 
 /** Part of the NAS that should be free. */
 const ROOM = 0.1
 
-/** `snapshots.dir`: there, the NAS it was before, closed to members, writable, not full. */
-export function checkSnapshotDirectory(config: Config): Finding[] {
+/** `snapshots.dir`: there, the NAS it was before, closed to members, writable for us and for the unit at `unitPath`, not full. */
+export function checkSnapshotDirectory(config: Config, unitPath = UNIT_PATH): Finding[] {
   const { dir } = config.snapshots
   if (dir === undefined) {
     const mend = `Set snapshots.dir in ${config.path} to a directory on the NAS, outside of every mount`
@@ -36,7 +37,7 @@ export function checkSnapshotDirectory(config: Config): Finding[] {
       return [fault('snapshots', text, `Give snapshots.dir in ${config.path} another directory`)]
     }
   }
-  return [checkMarker(config, dir), checkPlace(dir), probeWriting(dir), checkRoom(dir)].flat()
+  return [checkMarker(config, dir), checkPlace(dir), probeWriting(dir), checkUnit(dir, unitPath), checkRoom(dir)].flat()
 }
 
 const overlaps = (one: string, other: string): boolean =>
@@ -57,6 +58,20 @@ function probeWriting(dir: string): Finding {
     return fault('snapshots', `${dir} cannot be written: ${message}`, mend)
   }
 }
+
+/** A unit that `init` wrote before `snapshots.dir` was set keeps `serve` from writing there, whatever we may. */
+function checkUnit(dir: string, unitPath: string): Finding[] {
+  if (!existsSync(unitPath)) return []
+  const unit = readFileSync(unitPath, 'utf8')
+  const writable = [...unit.matchAll(/^ReadWritePaths=(.*)$/gm)]
+    .flatMap(([, words = '']) => words.match(/"[^"]*"|\S+/g) ?? [])
+    .map(word => word.replaceAll(/^["+-]+|"$/g, '').replaceAll('%%', '%'))
+  if (!unit.includes('ProtectSystem=strict') || writable.some(path => isInside(dir, path))) return []
+  const mend = `rm ${unitPath} && berth init && systemctl daemon-reload && systemctl restart berth`
+  return [fault('snapshots', `${unitPath} does not let berth serve write to ${dir}`, mend)]
+}
+
+const isInside = (path: string, directory: string): boolean => !relative(directory, path).startsWith('..')
 
 /** An empty mount point passes for a directory: what berth wrote into it the first time tells them apart. */
 function checkMarker(config: Config, dir: string): Finding[] {

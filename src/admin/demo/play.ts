@@ -36,10 +36,11 @@ export async function play(stage: Stage, console: Console, signal: AbortSignal):
 
   const type = async ({ typed, argv, answer, appendTo }: Line): Promise<Ran> => {
     console.out(`${green('$')} ${bold(typed)}`)
-    const ran = await runProgram(argv, { signal, cwd: STAGE_DIRECTORY })
+    const onLine = (line: string) => console.out(line === '' ? '' : `  ${line}`)
+    const live = appendTo === undefined ? { onLine } : {}
+    const ran = await runProgram(argv, { signal, cwd: STAGE_DIRECTORY, ...live })
     if (appendTo !== undefined) appendFileSync(appendTo, ran.stdout)
-    const shown = (appendTo === undefined || ran.code !== 0 ? ran.shown : '').trimEnd()
-    if (shown !== '') console.out(shown.replaceAll(/^/gm, '  '))
+    if (appendTo !== undefined && ran.code !== 0) onLine(ran.shown.trimEnd())
     if (ran.code !== 0) throw new DemoFailure(`\`${typed}\` ended with exit code ${ran.code} instead of 0.`)
     if (answer && !answer.test(ran.stdout))
       throw new DemoFailure(`\`${typed}\` should have answered ${String(answer)}.`)

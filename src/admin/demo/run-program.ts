@@ -14,6 +14,8 @@ interface Options {
   /** Also writes its standard error to ours as it comes. */
   showStderr?: boolean
   cwd?: string
+  /** Gets standard output and standard error line by line, as they come. */
+  onLine?: (line: string) => void
 }
 
 /**
@@ -23,24 +25,31 @@ interface Options {
  */
 export async function runProgram(
   argv: readonly string[],
-  { signal, showStderr = false, cwd }: Options = {}
+  { signal, showStderr = false, cwd, onLine }: Options = {}
 ): Promise<Ran> {
   signal?.throwIfAborted()
   const [program = '', ...words] = argv
   const child = spawn(program, words, { detached: true, cwd, stdio: ['ignore', 'pipe', 'pipe'] })
   const kill = () => process.kill(-(child.pid as number), 'SIGTERM')
   signal?.addEventListener('abort', kill)
-  let [stdout, shown] = ['', '']
+  let [stdout, shown, told] = ['', '', 0]
+  const tell = (end = shown.lastIndexOf('\n') + 1): void => {
+    if (end > told) for (const line of shown.slice(told, end).replace(/\n$/, '').split('\n')) onLine?.(line)
+    told = Math.max(told, end)
+  }
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     stdout += text
     shown += text
+    tell()
   })
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     shown += text
+    tell()
     if (showStderr) process.stderr.write(text)
   })
   try {
     const [code] = (await once(child, 'close')) as [number | null]
+    tell(shown.length)
     signal?.throwIfAborted()
     return { code: code ?? 128, stdout, shown }
   } finally {
