@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto'
 import {
   closeSync,
-  existsSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -305,7 +304,17 @@ describe.each(SERVERS)('an archive put in place of a good one, on %s', server =>
   })
 })
 
+/** Whether the process, or one that it has started, has the file open. */
 function isOpen(pid: number, path: string): boolean {
-  const links = `/proc/${pid}/fd`
-  return readdirSync(links).some(fd => existsSync(`${links}/${fd}`) && readlinkSync(`${links}/${fd}`) === path)
+  const children = readdirSync(`/proc/${pid}/task`).flatMap(thread =>
+    readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').split(' ').filter(Boolean)
+  )
+  return [String(pid), ...children].some(each => {
+    try {
+      return readdirSync(`/proc/${each}/fd`).some(fd => readlinkSync(`/proc/${each}/fd/${fd}`) === path)
+    } catch {
+      // It has ended, or closed a file, while it was looked at.
+      return false
+    }
+  })
 }
