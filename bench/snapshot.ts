@@ -102,12 +102,16 @@ export const streamMemory: Bench = {
   }
 }
 
-/** A member whose container holds about so much more: a fifth of it random, the rest copies of the system's own programs and texts. */
+/**
+ * A member whose container holds about so much more: a fifth of it random, the rest the system's own programs and texts, in turn as
+ * the many small files they are and as a tar.
+ */
 async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
   mkdirSync(SNAPSHOT_DIRECTORY, { recursive: true, mode: 0o700 })
   const [alice] = (await members(rig, 1)) as [Member]
   const random = `head -c ${Math.round(mebibytes / 5)}M /dev/urandom > /home/random`
-  const copies = `while [ $(du -sm /home | cut -f1) -lt ${mebibytes} ]; do cp -a /usr /home/usr-$((n=n+1)); done`
+  const isShort = `[ $(du -sm /home | cut -f1) -lt ${mebibytes} ]`
+  const copies = `while ${isShort}; do n=$((n+1)); cp -a /usr /home/usr-$n; ${isShort} && tar -cf /home/usr-$n.tar /usr; done`
   must(await alice.login(`sudo sh -c '${random}; ${copies}; sync'`, { timeoutMs: PATIENCE_MS }))
   must(await alice.manage('stop'))
   return alice

@@ -20,7 +20,7 @@ interface Parts {
 export default ({ keys, containers }: Parts): Command =>
   defineCommand({
     command: 'keys [action] [fingerprint]',
-    describe: 'list your SSH keys; `keys add < FILE.pub`; `keys remove FINGERPRINT`',
+    describe: 'list your SSH keys; `keys add < FILE.pub`; `keys remove`',
     epilogue: [
       'Add one:  ssh NODE-manage keys add < ~/.ssh/id_ed25519.pub',
       'A change works at once on every node and in every running container, and in a stopped one at its next start.',

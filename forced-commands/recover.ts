@@ -25,7 +25,7 @@ const TEMPLATES = 'templates/'
 export default (parts: Parts): Command =>
   defineCommand({
     command: 'recover [token] [path]',
-    describe: 'bring a snapshot back in place of your container; `recover --undo`',
+    describe: 'put a snapshot in place of your container; `recover --undo`',
     epilogue: [
       'Without words it lists what can be recovered, from any node, says what will happen, and prints a token.',
       `PATH is what \`snapshot\` printed, the file's name alone, or ${TEMPLATES}NAME for what \`rebuild\` does.`,

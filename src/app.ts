@@ -26,7 +26,7 @@ import { Schedule } from './snapshots/schedule.ts'
 import { SnapshotRecords } from './snapshots/snapshot-records.ts'
 import { Snapshots } from './snapshots/snapshots.ts'
 import { Tokens } from './snapshots/tokens.ts'
-import { generateHostKey, loadOrCreateHostKey } from './ssh/host-key.ts'
+import { generateHostKey, loadOrCreateHostKey, type HostKey } from './ssh/host-key.ts'
 import { probeHostKey } from './ssh/probe-host-key.ts'
 import { startSshServer, type SshServer } from './ssh/server.ts'
 import type { WebServer } from './web/server.ts'
@@ -46,6 +46,8 @@ export interface App {
   readonly snapshots: Snapshots
   readonly members: Members
   readonly audit: Audit
+  /** The key of all manage endpoints. */
+  hostKey(): HostKey
   lxdFor(node: NodeConfig): LxdClient
   /** Forgets the connection to a node, whose credentials have changed. */
   reconnect(node: NodeConfig): Promise<void>
@@ -84,6 +86,7 @@ export function createApp(config: Config, log: Log): App {
   const operations = new Operations(database)
   const audit = new Audit(database)
   const clients = new Map<string, LxdClient>()
+  const hostKey = (): HostKey => loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
   const lxdFor = (node: NodeConfig): LxdClient => {
     const known = clients.get(node.name)
     if (known) return known
@@ -188,6 +191,7 @@ export function createApp(config: Config, log: Log): App {
     snapshots,
     members,
     audit,
+    hostKey,
     lxdFor,
     async reconnect(node) {
       await clients.get(node.name)?.close()
@@ -196,7 +200,7 @@ export function createApp(config: Config, log: Log): App {
     async startEndpoints() {
       const interrupted = operations.takeOver()
       if (interrupted.closed + interrupted.unresolved > 0) log.warn(interrupted, 'operations were interrupted')
-      const hostKey = loadOrCreateHostKey(join(config.stateDir, 'ssh_host_ed25519_key'))
+      const { privateKey, publicKey } = hostKey()
       const commands = createCommands({
         config,
         containers,
@@ -206,12 +210,12 @@ export function createApp(config: Config, log: Log): App {
         snapshots,
         replacements,
         tokens,
-        hostPublicKey: hostKey.publicKey
+        hostPublicKey: publicKey
       })
       server = await startSshServer({
         listen: config.ssh.listen,
         nodes: [...config.nodes.values()],
-        hostKey: hostKey.privateKey,
+        hostKey: privateKey,
         keys,
         users,
         userCas: readUserCas(config),
@@ -224,7 +228,7 @@ export function createApp(config: Config, log: Log): App {
       schedule.start()
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
-      web = await startWeb(hostKey.publicKey)
+      web = await startWeb(publicKey)
       void containers.resume(id => users.byId(id))
     },
     async close() {

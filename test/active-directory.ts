@@ -5,7 +5,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parse } from 'yaml'
 import { installPackages } from './lab/packages.ts'
+import { documentedExample } from './documented.ts'
 import { run } from './rig.ts'
 
 export const DOMAIN = 'ad.lab.example'
@@ -55,17 +57,14 @@ export class ActiveDirectory implements AsyncDisposable {
     return `CN=${cn},${this.people}`
   }
 
-  /** `ldap` of berth.yaml, as the README has it for Active Directory. */
+  /** `ldap` of berth.yaml, as docs/web.md has it for Active Directory. */
   config(changes: Record<string, unknown> = {}): Record<string, unknown> {
+    const { ldap } = parse(documentedExample('yaml', 'sAMAccountName')) as { ldap: Record<string, unknown> }
     return {
+      ...ldap,
       url: `ldaps://${this.address}`,
       ca: this.ca,
-      bindDn: `berth@${DOMAIN}`,
       bindPasswordFile: join(this.directory, 'service-password'),
-      base: BASE,
-      userFilter: '(&(objectCategory=person)(objectClass=user)(sAMAccountName={{login}}))',
-      nameAttribute: 'sAMAccountName',
-      displayNameAttribute: 'displayName',
       ...changes
     }
   }

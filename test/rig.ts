@@ -234,7 +234,11 @@ export class Member {
 
   /** `ssh gpu1-manage …`; the words after any ssh options. */
   manage(words = '', { options = [], ...rest }: RunOptions & { options?: string[] } = {}): Promise<Ran> {
-    return run(['ssh', '-F', this.sshConfig, ...options, 'gpu1-manage', ...(words === '' ? [] : [words])], rest)
+    return run(this.manageLine(words, options), rest)
+  }
+
+  manageLine(words: string, options: string[] = []): string[] {
+    return ['ssh', '-F', this.sshConfig, ...options, 'gpu1-manage', ...(words === '' ? [] : [words])]
   }
 
   /** `ssh register@gpu1-manage NAME` */

@@ -3,12 +3,14 @@ import { enrolLine } from '../command/lines.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import { defineAction } from './action.ts'
 import { defineCommand, jsonOption } from './admin-command.ts'
+import { fingerprintOf, parsePublicKey } from '../directory/public-key.ts'
 import { inviteUrl, webAddress } from '../directory/sign-in-links.ts'
 import { formatTime } from './console.ts'
 
 const createInvite = defineAction('invite', z.strictObject({ name: z.string() }), (app, { name }) => {
   const { user, ...invite } = app.members.invite(name)
-  return { ...invite, state: user.state, fixedPort: user.fixedPort }
+  const hostKeyFingerprint = fingerprintOf(parsePublicKey(app.hostKey().publicKey).blob)
+  return { ...invite, state: user.state, fixedPort: user.fixedPort, hostKeyFingerprint }
 })
 
 export const inviteActions = [createInvite]
@@ -25,19 +27,21 @@ ends the one before. The key enrolled is the one that the member's SSH client ha
     yargs.positional('name', { type: 'string', demandOption: true, describe: 'the user' }).option('json', jsonOption),
   async handler({ name, json }, { console, perform, loadConfig }) {
     const config = loadConfig()
-    const { created, state, fixedPort, code, expiresAtMs } = await perform(createInvite, { name })
+    const made = await perform(createInvite, { name })
+    const { created, state, fixedPort, code, expiresAtMs, hostKeyFingerprint } = made
     const nodes = [...config.nodes.values()]
     const address = webAddress(config.web)
     const link = address === undefined ? undefined : inviteUrl(address, code)
     const lines = nodes.map(node => ({ node: node.name, line: enrolLine(node, name, code) }))
-    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, lines, link })
+    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, hostKeyFingerprint, lines, link })
     if (created) console.out(`User ${name} is new, with fixed port ${fixedPort}.`)
     if (state === 'disabled') console.err(`${name} is disabled: the code works after \`berth user enable ${name}\`.`)
     console.out(`Send this to ${name}; it works once, until ${formatTime(expiresAtMs)}:
 
     # if ~/.ssh/id_ed25519 does not exist yet:
     ssh-keygen -t ed25519
-    # then, once:
+    # then, once; ssh asks whether to trust the server, whose key is
+    # ${hostKeyFingerprint}
     ${(lines[0] as { line: string }).line}
 `)
     if (link !== undefined && config.web.publicUrl !== undefined)

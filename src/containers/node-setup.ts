@@ -6,7 +6,7 @@ import { UserError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { listOf } from '../lxd/answer.ts'
 import { apiPath } from '../lxd/api-path.ts'
-import type { LxdClient } from '../lxd/client.ts'
+import type { CallOptions, LxdClient } from '../lxd/client.ts'
 import type { Collection } from '../lxd/collection.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import { networkAcls } from '../lxd/network-acls.ts'
@@ -187,17 +187,16 @@ export class NodeSetup {
 
   async #readNeighbour(node: NodeConfig): Promise<Hardware> {
     if (Date.now() < (this.#silentUntilMs.get(node.name) ?? 0)) throw new Error(`${node.name} did not answer lately`)
-    return this.#readHardware(node).catch((error: unknown) => {
+    return this.#readHardware(node, { timeoutMs: ANSWER_TIMEOUT_MS }).catch((error: unknown) => {
       this.#silentUntilMs.set(node.name, Date.now() + HARDWARE_AGE_MS)
       throw error
     })
   }
 
-  async #readHardware(node: NodeConfig): Promise<Hardware> {
+  async #readHardware(node: NodeConfig, options?: CallOptions): Promise<Hardware> {
     const lxd = this.#lxdFor(node).inProject('default')
     const known = this.#hardware.get(node.name)
     if (known && Date.now() - known.readAtMs < HARDWARE_AGE_MS) return known
-    const options = { timeoutMs: ANSWER_TIMEOUT_MS }
     const [{ gpus }, addresses] = await Promise.all([getResources(lxd, options), readHostAddresses(lxd)])
     const hardware = { readAtMs: Date.now(), cards: gpus, addresses }
     this.#hardware.set(node.name, hardware)

@@ -63,7 +63,7 @@ export class Invites {
   }
 
   /**
-   * Spends a code and gives its user the key that was proven; both or neither.
+   * Spends a code and gives its user the key that was proven; both or neither. A user who has the key already needs no code.
    * @throws UserError `invite-invalid` for a wrong, foreign, used or expired code alike; `user-disabled`, `key-taken`
    */
   redeem(userName: string, code: string, key: PublicKey): { user: User; added: boolean } {
@@ -77,9 +77,11 @@ export class Invites {
              RETURNING user_id`
           )
           .get(now, userName, hashCode(code), now)
-        const user = this.#invited(spent)
         const known = this.#keys.find(key.fingerprint)
-        if (known?.userId === user.id) return { user, added: false }
+        const owner = known && this.#users.byId(known.userId)
+        // Who has typed the line before is told so, and not that the code is used.
+        const user = this.#invited(spent ?? (owner?.name === userName ? { user_id: owner.id } : undefined))
+        if (owner?.id === user.id) return { user, added: false }
         this.#keys.add(user, key)
         return { user, added: true }
       })

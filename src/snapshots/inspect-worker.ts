@@ -7,9 +7,9 @@ import type { InspectionOrder, InspectionReport } from './inspect.ts'
 import { Inspection } from './inspection.ts'
 import { NasSilence, unlessSilent } from './nas-silence.ts'
 
-const PIECE_BYTES = 128 * 1024
+const PIECE_BYTES = 512 * 1024
 /** Pieces given out before the first of them is taken. */
-const WINDOW = 4
+const WINDOW = 2
 
 const port = parentPort as MessagePort
 const say = (report: InspectionReport, transfer: ArrayBuffer[] = []) => port.postMessage(report, transfer)

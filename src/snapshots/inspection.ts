@@ -35,9 +35,6 @@ export class Inspection {
     const unpacked = this.#unpacker.write(piece)
     this.#hash.update(piece)
     await unpacked
-    if (this.#tar.sizeBytes - this.#collectedAt < COLLECT_EVERY_BYTES) return
-    this.#collectedAt = this.#tar.sizeBytes
-    collectYoung()
   }
 
   async end(): Promise<ArchiveContents> {
@@ -59,5 +56,8 @@ export class Inspection {
     if (this.#tar.sizeBytes + plain.length > uncompressedBytes)
       refuseArchive(`It unpacks to more than the ${uncompressedBytes} bytes that were recorded.`)
     this.#tar.push(plain)
+    if (this.#tar.sizeBytes - this.#collectedAt < COLLECT_EVERY_BYTES) return
+    this.#collectedAt = this.#tar.sizeBytes
+    collectYoung()
   }
 }

@@ -22,7 +22,8 @@ export function createUnpacker(compression: Compression, take: Take): Unpacker {
   }
 }
 
-const OUTPUT_CHUNK_BYTES = 256 * 1024
+/** Of one turn of the decoder's thread: measured, turns of 256 KiB take nearly twice as long for the same bytes. */
+const OUTPUT_CHUNK_BYTES = 2 ** 20
 
 /** Feeds one of Node's decoders and tells of what it could not read. */
 class Decoder {
@@ -42,14 +43,8 @@ class Decoder {
       this.#hasEnded = true
       this.#proceed()
     })
-    stream.on('data', (plain: Buffer) => {
-      if (this.#fault) return
-      try {
-        take(plain)
-      } catch (error) {
-        this.#fault = error as Error
-      }
-    })
+    // As a microtask, so that the decoder's own thread is at the next chunk meanwhile.
+    stream.on('data', (plain: Buffer) => queueMicrotask(() => this.#pass(plain, take)))
   }
 
   /** Compressed bytes the decoder has used up. */
@@ -72,6 +67,15 @@ class Decoder {
       if (this.#hasEnded || this.#fault) resolve()
     })
     this.#check()
+  }
+
+  #pass(plain: Buffer, take: Take): void {
+    if (this.#fault) return
+    try {
+      take(plain)
+    } catch (error) {
+      this.#fault = error as Error
+    }
   }
 
   #check(): void {

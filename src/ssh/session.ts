@@ -24,6 +24,8 @@ export interface SessionContext {
 /** Exit code by signal, as shells report it: 128 plus the number. */
 const INTERRUPTIONS: Readonly<Record<string, number>> = { HUP: 129, INT: 130, QUIT: 131, TERM: 143 }
 const INTERNAL_ERROR = 70
+/** Given to `abort`, which else makes an exception with a stack for every session. */
+const GONE = new Error('the client has gone')
 
 /** Serves one session channel: at most one pty, then one command (RFC 4254 section 6). */
 export function serveSession(session: Session, context: SessionContext): void {
@@ -45,7 +47,7 @@ export function serveSession(session: Session, context: SessionContext): void {
     if (signalListeners.length > 0) for (const listener of signalListeners) listener(name)
     else if (INTERRUPTIONS[name] !== undefined) interruption.resolve(INTERRUPTIONS[name])
   })
-  session.on('close', () => gone.abort())
+  session.on('close', () => gone.abort(GONE))
   session.on('shell', accept => start(accept(), () => []))
   session.on('exec', (accept, _reject, { command }) =>
     start(accept(), () => {
@@ -86,7 +88,7 @@ export function serveSession(session: Session, context: SessionContext): void {
     if (input instanceof TerminalInput) terminal?.onRaw(() => input.raw())
     const unfollow = wire.follow(
       () => writer.pump(),
-      () => gone.abort()
+      () => gone.abort(GONE)
     )
     gone.signal.addEventListener('abort', () => writer.fail())
     const invocation: Invocation = {
@@ -111,7 +113,7 @@ export function serveSession(session: Session, context: SessionContext): void {
     const exitCode = await Promise.race([done, interruption.promise])
     reply.close()
     await writer.finish(exitCode)
-    gone.abort()
+    gone.abort(GONE)
     unfollow()
   }
 }

@@ -181,7 +181,7 @@ export class Wire {
     this.#die()
     this.#socket.removeAllListeners('data')
     this.#socket.resume()
-    this.#socket.end()
+    if (!this.#socket.writableEnded) this.#socket.end()
     setTimeout(() => this.#socket.destroy(), 1000).unref()
   }
 

@@ -14,6 +14,7 @@ import { Readings } from './readings.ts'
 import { needNode, needUser, seeOther, type SiteParts } from './site.ts'
 
 const STATES = ['running', 'stopped', 'frozen', 'error', 'missing']
+const portForm = z.object({ port: z.coerce.number().int().min(1).max(65535) })
 const registerForm = z.object({ template: z.string().max(100).optional() })
 
 /** The member's container on each node, with what may be done to it. */
@@ -33,15 +34,15 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
 
   const act = (
     verb: string,
-    action: (user: User, node: NodeConfig, request: FastifyRequest) => Promise<unknown>
+    action: (user: User, node: NodeConfig, request: FastifyRequest) => Promise<unknown>,
+    wordsOf = (_request: FastifyRequest): string[] => [verb]
   ): void => {
     app.post(`/containers/:node/${verb}`, async (request, reply) => {
       const user = needUser(request)
       const node = needNode(config, readForm(z.object({ node: z.string() }), request.params).node)
       const name = `${user.id}@${node.name}`
       await work.begin(name, () => {
-        const words = [verb]
-        return audited(audit, request, { words, node: node.name }, async () => {
+        return audited(audit, request, { words: wordsOf(request), node: node.name }, async () => {
           readings.forget(name)
           await action(user, node, request).finally(() => readings.forget(name))
         })
@@ -53,6 +54,18 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
   act('stop', (user, node) => containers.stop(user, node))
   act('restart', (user, node) => containers.restart(user, node))
   act('register', (user, node, { body }) => containers.register(user, node, readForm(registerForm, body).template))
+
+  const readPort = ({ body }: FastifyRequest): number => readForm(portForm, body).port
+  act(
+    'open-port',
+    (user, node, request) => containers.openPort(user, node, readPort(request)),
+    request => ['port', String(readPort(request))]
+  )
+  act(
+    'close-port',
+    (user, node, request) => containers.closePort(user, node, readPort(request)),
+    request => ['port', 'close', String(readPort(request))]
+  )
 
   async function describe(request: FastifyRequest, user: User, node: NodeConfig, isRegistered: boolean) {
     const { language } = request.visitor
@@ -86,7 +99,8 @@ export function addContainersPage(app: FastifyInstance, parts: SiteParts): void 
       fault: explain(reading?.fault),
       status: status ? describeStatus(status, sentence => pages.say(sentence, language)) : undefined,
       canStart: !operation && status !== undefined && status.state !== 'running',
-      canStop: !operation && status?.state === 'running'
+      canStop: !operation && status?.state === 'running',
+      canOpen: !operation && status !== undefined
     }
   }
 }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { run, type Ran } from '../rig.ts'
+import { itLong } from '../suite.ts'
 
 const BERTH = join(import.meta.dirname, '../../bin/berth')
 
@@ -62,7 +63,7 @@ describe('berth demo', () => {
     expect(() => process.kill(stage.pid, 0)).toThrow('ESRCH')
   })
 
-  it('takes everything down when a line does not do what it should', async () => {
+  itLong('takes everything down when a line does not do what it should', async () => {
     const broken = mkdtempSync(join(tmpdir(), 'berth-demo-'))
     writeFileSync(join(broken, 'ssh-keygen'), '#!/bin/sh\nexit 3\n', { mode: 0o755 })
     const env = { PATH: `${broken}:${process.env['PATH']}` }

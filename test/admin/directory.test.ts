@@ -130,6 +130,9 @@ describe('berth invite', () => {
     const code = '[0-9A-Z]{4}(-[0-9A-Z]{4}){3}'
     const line = `ssh -p \\d+ -i ~/\\.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@127\\.0\\.0\\.1 ines ${code}`
     expect(stdout).toMatch(new RegExp(line))
+    const [, fingerprint] = /(SHA256:\S+)/.exec(stdout) ?? []
+    const hostKey = await run(['ssh-keygen', '-lf', join(desk.stateDir, 'ssh_host_ed25519_key')])
+    expect(hostKey.stdout).toContain(fingerprint as string)
     const again = await desk.json<{ expiresAtMs: number; code: string; lines: object[] }>('invite', 'ines')
     expect(again).toMatchObject({ name: 'ines', created: false })
     const days = (again.expiresAtMs - Date.now()) / 86_400_000

@@ -7,6 +7,7 @@ import { loadConfig } from '../../src/config.ts'
 import { type Lab, upLab } from '../lab/lab.ts'
 import { run } from '../rig.ts'
 import { freePort } from '../free-port.ts'
+import { startAnsweringProxy } from './answering-proxy.ts'
 import { Desk } from './desk.ts'
 
 interface Found {
@@ -214,6 +215,70 @@ describe('berth doctor', () => {
     expect(stdout).toMatch(/FAULT +snapshots: .*\n +mkdir -p -m 700 \/no\/such\/nas/)
     expect(stdout).toMatch(/FAULT +gpus: .*0000:65:00\.0\n +lspci/)
     expect(stdout).toContain('2 faults')
+  })
+
+  /** What is found of the node but for what is well, where the server says something else than the lab's real one. */
+  async function findsBehind(
+    change: Parameters<typeof startAnsweringProxy>[2],
+    node: Record<string, unknown> = {}
+  ): Promise<Found[]> {
+    await using desk = new Desk()
+    const proxyPath = join(desk.directory, 'proxy.socket')
+    await using _proxy = await startAnsweringProxy(lab.lxdSocket, proxyPath, change)
+    await configureFor(desk, { lxd: `unix://${proxyPath}`, ...node })
+    const { reports } = await desk.json<{ reports: { findings: Found[] }[] }>('node', 'check', 'gpu1')
+    const found = reports.flatMap(({ findings }) => findings)
+    return found.filter(({ level, text }) => level !== 'ok' && !text.includes('known holes'))
+  }
+
+  it('finds a clock that is wrong by more than some seconds, either way', async () => {
+    for (const [aheadMs, seconds] of [
+      [90_000, 90],
+      [-3_600_000, 3600],
+      [2000, undefined]
+    ] as const) {
+      const found = await findsBehind(({ headers }) => {
+        headers['date'] = new Date(Date.parse(String(headers['date'])) + aheadMs).toUTCString()
+      })
+      expect(found).toEqual(
+        seconds === undefined
+          ? []
+          : [
+              {
+                check: 'clock',
+                level: 'fault',
+                text: expect.stringMatching(new RegExp(`^(${seconds - 1}|${seconds}|${seconds + 1}) s apart`)),
+                mend: 'timedatectl set-ntp true'
+              }
+            ]
+      )
+    }
+  })
+
+  it('finds the xtables driver: slower, and a fault where nat is asked for', async () => {
+    const change = ({ path, body }: { path: string; body: { metadata: Record<string, unknown> } }) => {
+      if (path === '/1.0') Object.assign(body.metadata['environment'] as object, { firewall: 'xtables' })
+    }
+    const mend = expect.stringContaining('apt-get purge iptables && systemctl restart lxd') as string
+    expect(await findsBehind(change)).toMatchObject([{ check: 'firewall', level: 'warning', mend }])
+    expect(await findsBehind(change, { forwarding: 'nat' })).toMatchObject([
+      { check: 'firewall', level: 'fault', mend }
+    ])
+  })
+
+  it('finds a GPU that no driver holds, or only one for screens', async () => {
+    for (const driver of ['', 'nouveau', 'nvidia']) {
+      const card = { driver, pci_address: '0000:65:00.0', vendor_id: '10de', vendor: 'NVIDIA', product: 'A100' }
+      const found = await findsBehind(({ path, body }) => {
+        if (path === '/1.0/resources') body.metadata['gpu'] = { cards: [card], total: 1 }
+      })
+      const text = 'no driver holds A100 0000:65:00.0'
+      const mend = expect.stringContaining('apt-get install nvidia-driver') as string
+      expect({ driver, found }).toEqual({
+        driver,
+        found: driver === 'nvidia' ? [] : [{ check: 'gpus', level: 'fault', text, mend }]
+      })
+    }
   })
 
   it('looks at one node alone with node check', async () => {

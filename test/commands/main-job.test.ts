@@ -26,8 +26,11 @@ describe('the main job, in the order a member meets it', () => {
     expect(first.stdout).toContain('config >> ~/.ssh/config')
     expect(first.stdout).toContain('ssh register@gpu1-manage alice')
     const again = await run(enroll)
-    expect(again).toMatchObject({ code: 77 })
-    expect(again.stderr).toMatch(/wrong, used or expired/)
+    expect(again).toMatchObject({ code: 0 })
+    expect(again.stdout).toContain('enrolled for alice already')
+    const other = await run([...rig.manageArguments('enroll', await rig.makeKey('other')), 'alice', code])
+    expect(other).toMatchObject({ code: 77 })
+    expect(other.stderr).toMatch(/wrong, used or expired/)
     alice = await rig.member('alice', identity)
   })
 

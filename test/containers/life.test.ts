@@ -12,7 +12,7 @@ import {
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
-import { SERVERS } from '../suite.ts'
+import { itLong, SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 /** The reason of the UserError that the promise ends with. */
@@ -188,7 +188,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       expect((await lab.inside(alice, tooMuch)).exitCode).not.toBe(0)
     })
 
-    it('starts and stops as often as one asks', async () => {
+    itLong('starts and stops as often as one asks', async () => {
       expect(await lab.containers.start(alice, lab.node)).toEqual({ already: true })
       expect(await lab.containers.stop(alice, lab.node)).toBe('stopped')
       expect(await lab.containers.stop(alice, lab.node)).toBe('already-stopped')

@@ -12,6 +12,7 @@ const HTTPS = 8443
 /** On the machine, behind the node as seen from a container: TEST-NET-2 is denied, TEST-NET-3 is not (RFC 5737). */
 const DENIED = '198.51.100.7'
 const OUTSIDE = '203.0.113.7'
+const [GATEWAY6, OWN6] = ['fd00:77::1', 'fd00:77::2']
 
 describe.each(SERVERS)('what a container can reach, on %s', server => {
   let lab: LabContainers
@@ -105,16 +106,31 @@ describe.each(SERVERS)('what a container can reach, on %s', server => {
     await withoutWalls(async () => expect(await reaches(DENIED, listener.port)).toBe(true))
   })
 
-  it('has no IPv6 neighbour: the bridge has no address of that kind, and frames of it are dropped', async () => {
+  it('has no IPv6: the bridge has no such address, and would it have one, two walls stand before it', async () => {
     const addresses = (device: string) => run([...lab.lab.enter, 'ip', '-6', '-o', 'address', 'show', 'dev', device])
     expect((await addresses('lo')).stdout).toContain('::1')
     expect((await addresses(lab.node.network)).stdout).toBe('')
-    const replies = await lab.inside(
-      alice,
-      'ping -6 -c 2 -W 1 ff02::1%eth0 | grep "bytes from" | grep -vF "$(ip -6 -o address show dev eth0 | grep -o fe80[^/]*)"'
-    )
-    expect(replies.stdout).toBe('')
+    await using _address = await giveAddress6()
+    const reaches6 = async () =>
+      (await lab.inside(alice, `ip -6 address replace ${OWN6}/64 dev eth0 nodad; ping -6 -c 2 -W 1 ${GATEWAY6}`))
+        .exitCode === 0
+    expect(await reaches6()).toBe(false)
+    await withoutWalls(async () => expect(await reaches6()).toBe(false))
+    await setNic(alice, OPEN_NIC)
+    expect(await reaches6()).toBe(false)
+    await withoutWalls(async () => expect(await reaches6()).toBe(true))
+    await putBack(alice)
   })
+
+  /** What the bridge never has: an IPv6 address, to be reached at where no wall stands. */
+  async function giveAddress6(): Promise<AsyncDisposable> {
+    const switchedTo = (off: 0 | 1) =>
+      run([...lab.lab.enter, 'sysctl', '-qw', `net.ipv6.conf.${lab.node.network}.disable_ipv6=${off}`])
+    await switchedTo(0)
+    const added = ['ip', '-6', 'address', 'add', `${GATEWAY6}/64`, 'dev', lab.node.network, 'nodad']
+    expect(await run([...lab.lab.enter, ...added])).toMatchObject({ code: 0, stderr: '' })
+    return { [Symbol.asyncDispose]: async () => void (await switchedTo(1)) }
+  }
 
   it('does not reach other containers, directly or through their fixed ports', async () => {
     expect(await hostReaches(bobAddress, 22)).toBe(true)

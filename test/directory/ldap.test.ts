@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pino from 'pino'
-import { stringify } from 'yaml'
+import { parse as parseYaml, stringify } from 'yaml'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { parseConfig, type LdapConfig } from '../../src/config.ts'
 import { openDatabase, type Database } from '../../src/db/open.ts'
@@ -13,6 +13,7 @@ import { Ldap } from '../../src/directory/ldap.ts'
 import { SignInLinks } from '../../src/directory/sign-in-links.ts'
 import { type User, Users } from '../../src/directory/users.ts'
 import { UserError } from '../../src/errors.ts'
+import { documentedExample } from '../documented.ts'
 import { Slapd } from '../slapd.ts'
 
 let slapd: Slapd
@@ -114,6 +115,14 @@ describe('signing in', () => {
     const ldap = joined(changes())
     expect((await ldap.authenticate('bob', 'secret of bob')).user.name).toBe('bob')
     expect(await failure(ldap.authenticate('bob', 'secret of alice'))).toBe('sign-in-failed')
+  })
+
+  it('works as docs/web.md has it', async () => {
+    const example = parseYaml(documentedExample('yaml', '(uid={{login}})')) as { ldap: Record<string, unknown> }
+    const { url, ca, bindPasswordFile } = slapd.config()
+    const ldap = joined({ ...example.ldap, url, ca, bindPasswordFile })
+    expect((await ldap.authenticate('bob', 'secret of bob')).user.name).toBe('bob')
+    expect(await failure(ldap.authenticate('guest', 'secret of guest'))).toBe('not-allowed')
   })
 
   it('takes names and passwords of all letters', async () => {

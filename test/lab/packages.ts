@@ -24,11 +24,9 @@ const policyFile = '/usr/sbin/policy-rc.d'
 /** Installs the Debian packages the lab needs, and `also` others, where this machine lacks them. No service is started by that. */
 export async function installPackages(say: (line: string) => void, also: readonly string[] = []): Promise<void> {
   await using _lock = await takeLock('/run/lock/berth-lab-packages')
-  const missing: string[] = []
-  for (const name of [...packages, ...also]) {
-    const status = await tryRun('dpkg-query', '--show', '--showformat=${db:Status-Status}', name)
-    if (status !== 'installed') missing.push(name)
-  }
+  const known = await run('dpkg-query', '--show', '--showformat=${Package} ${db:Status-Status}\\n')
+  const installed = new Set(known.split('\n').filter(line => line.endsWith(' installed')))
+  const missing = [...packages, ...also].filter(name => !installed.has(`${name} installed`))
   if (missing.length > 0) {
     say(`installing ${missing.join(', ')}`)
     await using _policy = await refuseServiceStarts()

@@ -12,9 +12,9 @@ import {
 } from '../../src/lxd/instances.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer, isSupported } from '../../src/lxd/server.ts'
-import { IMAGE, KINDS, openProject, SOON, WAYS, type TestProject } from './servers.ts'
+import { IMAGE, KINDS, MAIN_WAYS, openProject, SOON, type TestProject } from './servers.ts'
 
-describe.each(WAYS)('$kind over $over', way => {
+describe.each(MAIN_WAYS)('$kind over $over', way => {
   let project: TestProject
   beforeAll(async () => {
     project = await openProject(way)

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type ssh2 from 'ssh2'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { uint32, wireString } from '../../src/directory/wire.ts'
+import { itLong } from '../suite.ts'
 import { startEndpoint, type Endpoint } from './endpoint.ts'
 
 const MIB = 1024 * 1024
@@ -273,7 +274,7 @@ describe('after a login', () => {
     attacker.socket.destroy()
   })
 
-  test('sessions opened and closed again leave nothing behind', async () => {
+  itLong('sessions opened and closed again leave nothing behind', async () => {
     const attacker = await attack()
     const closed = attacker.listen('CHANNEL_CLOSE')
     attacker.listen('CHANNEL_OPEN_CONFIRMATION')
@@ -319,7 +320,7 @@ describe('after a login', () => {
     await own.stillServes()
   })
 
-  test('a key exchange that is begun and left takes bounded memory', async () => {
+  itLong('a key exchange that is begun and left takes bounded memory', async () => {
     await using own = await startEndpoint()
     const attacker = new Attacker(await own.rawClient())
     attacker.openSession(0, 0xffffffff, 32768)

@@ -11,7 +11,7 @@ import { type Device, DEVICES, enterByLink, launchBrowser, type Look, openBrowse
 
 /*
  * Every page as people see it, in a real Chromium, with a real container behind. What it looked like stays in test/.screenshots
- * for people to look at.
+ * for people to look at, when the long suite has run.
  */
 
 const SCREENSHOTS = join(import.meta.dirname, '../.screenshots')
@@ -97,8 +97,10 @@ async function look(page: Page, path: string, name: string, { language, device }
   for (let time = 0; time < 10 && answer!.headers()['refresh'] !== undefined; time++) answer = await page.goto(path)
   const bytes = (await answer!.body()).length
   expect(bytes, `${path} is too large`).toBeLessThan(MAX_PAGE_BYTES)
-  const shoot = (scheme: string) =>
-    page.screenshot({ path: join(SCREENSHOTS, `${name}-${device}-${language}-${scheme}.png`), fullPage: true })
+  const shoot = async (scheme: string) => {
+    if (!LONG) return
+    await page.screenshot({ path: join(SCREENSHOTS, `${name}-${device}-${language}-${scheme}.png`), fullPage: true })
+  }
   await shoot('light')
   expect(await basicsOf(page), path).toEqual({
     title: true,
@@ -267,6 +269,33 @@ describe('My containers', () => {
     await card.getByRole('button', { name: /^Start/ }).click()
     await expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 40_000 }).toMatch(/running/)
     expect(await alice.login('true')).toMatchObject({ code: 0 })
+    await context.close()
+  })
+})
+
+describe('an extra port', () => {
+  it('is opened and closed by the page, in the same words of the audit as over SSH', async () => {
+    const { context, page } = await enter('alice', { javaScript: false })
+    await page.goto('/containers')
+    const card = page.locator('#gpu1')
+    const shown = () => expect.poll(async () => (await page.reload(), card.innerText()), { timeout: 30_000 })
+    await shown().toMatch(/running/)
+    const open = async (port: string) => {
+      await card.locator('summary', { hasText: 'Extra ports' }).click()
+      await card.getByLabel('Port in the container').fill(port)
+      await card.getByRole('button', { name: 'Open', exact: true }).click()
+    }
+    await open('8888')
+    await shown().toContain('→ 8888')
+    expect(JSON.parse((await alice.manage('port --json')).stdout)).toMatchObject([{ containerPort: 8888 }])
+    await open('70000')
+    await shown().toContain('That request is not understood.')
+    await card.locator('summary', { hasText: 'Extra ports' }).click()
+    await card.getByRole('button', { name: 'Close port 8888' }).click()
+    await shown().not.toContain('→ 8888')
+    expect(JSON.parse((await alice.manage('port --json')).stdout)).toEqual([])
+    const { stdout } = await rig.berth('audit', '--user', 'alice')
+    expect(stdout).toMatch(/port 8888[^]*port close 8888/)
     await context.close()
   })
 })

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Desk, endProcess } from '../admin/desk.ts'
 import { freePort } from '../free-port.ts'
+import { documentedExample } from '../documented.ts'
 import { run } from '../rig.ts'
 import { addMember, linkFor, openSite } from './site.ts'
 
@@ -93,7 +94,7 @@ describe('HTTPS by nginx in front, as docs/web.md has it', () => {
     https = `https://iam.lab.example:${ports.https}`
     site = await openSite({ web: { publicUrl: https } })
     await addMember(site, 'alice')
-    nginx = await startNginx(readExample(site.url))
+    await startNginx(readExample(site.url))
   })
   afterAll(async () => {
     if (nginx) await endProcess(nginx, 'SIGQUIT')
@@ -102,8 +103,7 @@ describe('HTTPS by nginx in front, as docs/web.md has it', () => {
 
   /** The words of docs/web.md, with paths and ports of this test. */
   function readExample(behind: string): string {
-    const readme = readFileSync(join(import.meta.dirname, '../../docs/web.md'), 'utf8')
-    let example = /```nginx\n([^]*?)```/.exec(readme)?.[1] ?? ''
+    let example = documentedExample('nginx', 'proxy_pass')
     const places = {
       'listen 80;': `listen 127.0.0.1:${ports.http};`,
       'listen 443 ssl;': `listen 127.0.0.1:${ports.https} ssl;`,
@@ -118,7 +118,7 @@ describe('HTTPS by nginx in front, as docs/web.md has it', () => {
     return example
   }
 
-  async function startNginx(servers: string): Promise<ChildProcess> {
+  async function startNginx(servers: string): Promise<void> {
     const files = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
       name => `${name}_temp_path ${directory}/${name};`
     )
@@ -131,12 +131,11 @@ http { access_log off; ${files.join(' ')}
 ${servers}}
 `
     )
-    const child = spawn('nginx', ['-e', join(directory, 'nginx.log'), '-c', path], { stdio: 'ignore' })
+    nginx = spawn('nginx', ['-e', join(directory, 'nginx.log'), '-c', path], { stdio: 'ignore' })
     for (let attempt = 0; !(await tryConnect(ports.https)); attempt++) {
       if (attempt > 100) throw new Error(readFileSync(join(directory, 'nginx.log'), 'utf8'))
       await sleep(100)
     }
-    return child
   }
 
   /** curl at a machine of its own address, as nginx sees it. */

@@ -45,6 +45,18 @@ describe('the words of the pages', () => {
     expect(values(flat('zh'))).toEqual(values(flat('en')))
   })
 
+  it('carry over as many numbers and names in Chinese as the English sentence has', () => {
+    const { said } = parse(read('words.zh.yaml')) as { said: Record<string, string> }
+    const signs = (text: string) => (text.match(/[#*]/g) ?? []).toSorted().join('')
+    expect(Object.entries(said).filter(([english, chinese]) => signs(english) !== signs(chinese))).toEqual([])
+    const pages = new Pages()
+    expect(pages.say('Try again with: ssh titan-manage start. If it stays so, tell your admin.', 'zh')).toBe(
+      '请再试一次：ssh titan-manage start。如果仍然不行，请告诉管理员。'
+    )
+    expect(pages.say('A member may have 20 keys.', 'zh')).toBe('每人最多 20 把密钥。')
+    expect(pages.say('A sentence that nobody knows.', 'zh')).toBe('A sentence that nobody knows.')
+  })
+
   it('explain in Chinese every reason that a page can meet', () => {
     const pages = new Pages()
     const ofCommands = [
