@@ -5,7 +5,8 @@ import base from './vitest.config.ts'
 /** Nobody waits an hour to read what went wrong in the first minute. */
 const tellFailures: Reporter = {
   onTestCaseResult(test) {
-    for (const { message, stack } of test.result().errors ?? []) console.log(`${test.fullName}: ${message}\n${stack}`)
+    for (const { message, stack } of test.result().errors ?? [])
+      process.stdout.write(`${test.fullName}: ${message}\n${stack}\n`)
   }
 }
 

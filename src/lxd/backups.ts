@@ -18,6 +18,8 @@ export interface NewBackup {
 /** Hours of work for a container of terabytes; whoever waits can still give up by a signal. */
 const BACKUP_TIMEOUT_MS = 24 * 3600_000
 const FOLLOW_EVERY_MS = 200
+/** LXD 5.0.2 neither goes on nor ends when its disk is full; a backup of nothing but zeros still grows all the time. */
+const STANDSTILL_MS = 3 * 60_000
 
 /**
  * POST /1.0/instances/NAME/backups: an archive of the instance without its snapshots, made on the server's own disk. It goes with
@@ -42,7 +44,8 @@ export async function* streamBackup(
   let isMade = begun === undefined
   const made = begun && waitForOperation(lxd, begun, { timeoutMs: BACKUP_TIMEOUT_MS }).then(() => (isMade = true))
   made?.catch(() => {})
-  for (let at = 0; ;) {
+  let [at, grownAtMs] = [0, performance.now()]
+  for (;;) {
     const isLast = isMade
     try {
       // A byte that is known is asked for again: there is always an answer then, also when nothing is new.
@@ -52,13 +55,20 @@ export async function* streamBackup(
         const fresh = chunk.subarray(skip)
         skip = 0
         at += fresh.length
-        if (fresh.length > 0) yield fresh
+        if (fresh.length === 0) continue
+        yield fresh
+        grownAtMs = performance.now()
       }
     } catch (error) {
       // It may not have been begun yet. If it never will be, `made` says why.
       if (isLast || !(error instanceof LxdError)) throw error
     }
     if (isLast) return
+    if (performance.now() - grownAtMs > STANDSTILL_MS)
+      throw new LxdError(
+        'failed',
+        `the backup has not grown for ${STANDSTILL_MS / 60_000} minutes: is there room on the server's own disk?`
+      )
     await Promise.race([made, sleep(FOLLOW_EVERY_MS)])
   }
 }

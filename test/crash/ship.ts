@@ -106,7 +106,7 @@ export class Ship implements AsyncDisposable {
    * reachable with the known host keys, and nothing else be left. Marks it anew and stops it.
    */
   async check(deed: Deed): Promise<'old' | 'new'> {
-    await expect.poll(() => this.#open(), { timeout: 60_000, interval: 200 }).toEqual([])
+    await expect.poll(() => this.#open(), { timeout: 180_000, interval: 500 }).toEqual([])
     const started = await this.alice.manage()
     expect(started, started.stderr + this.rig.log.slice(-20).join('\n')).toMatchObject({ code: 0 })
     const { code, stdout, stderr } = await this.alice.login('cat /marker 2>/dev/null; true')
@@ -118,7 +118,7 @@ export class Ship implements AsyncDisposable {
     if (deed === 'undo' && isNew) expect(found).toBe(this.#kept)
     expect(isOld || isNew, `${found} is neither old nor new`).toBe(true)
     if (isNew) this.#kept = this.#marker
-    await expect.poll(() => this.#strays(), { timeout: 20_000, interval: 500 }).toEqual([])
+    await expect.poll(() => this.#strays(), { timeout: 60_000, interval: 500 }).toEqual([])
     this.#checkArchives()
     await this.mark()
     return isOld ? 'old' : 'new'
