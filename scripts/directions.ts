@@ -9,7 +9,7 @@ const MIDDLE = ['command', 'snapshots', 'containers', 'directory', 'operations']
 
 /** Each part's own parts below it; `errors` and `log` go without saying. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  main: ['admin', 'config'],
+  main: ['admin', 'command', 'config'],
   admin: ['app', 'config', 'ssh', 'web', 'forced-commands', ...MIDDLE, ...GROUND],
   app: ['config', 'ssh', 'web', 'forced-commands', ...MIDDLE, ...GROUND],
   ssh: [...MIDDLE, ...GROUND],
