@@ -6,7 +6,7 @@ import type { ArchiveContents, Claims } from './inspect.ts'
 import { createUnpacker, type Unpacker } from './one-frame.ts'
 import { TarReader } from './tar-reader.ts'
 
-const COLLECT_EVERY_BYTES = 4 * 2 ** 20
+const COLLECT_EVERY_BYTES = 2 * 2 ** 20
 
 /** Hashes, unpacks and inspects an archive of a known size that is given in pieces. All but what its two YAML files say. */
 export class Inspection {
