@@ -124,7 +124,7 @@ const provocations: Record<MemberReason, () => Promise<Ran>> = {
   'unknown-key': async () => alice.manage(`keys remove ${await fingerprintOf(bob)}`),
   'nothing-kept': () => alice.manage('recover --undo'),
   'not-registered': () => bob.manage('status'),
-  'invite-invalid': () => run([...rig.manageArguments('enroll', bob.identity), 'bob', '0000-0000-0000-0000']),
+  'invite-invalid': () => run([...rig.manageArguments('enroll', bob.identity), 'alice', '0000-0000-0000-0000']),
   'user-disabled': async () => {
     const { code } = JSON.parse((await rig.berth('invite', 'carol', '--json')).stdout) as { code: string }
     await rig.berth('user', 'disable', 'carol')
