@@ -267,7 +267,8 @@ describe('a node whose server', () => {
     symlinkSync(lab.lab.lxdSocket, join(directory, 'later'))
     const login = async () => (await lab.ssh(alice, 'true', { key: 'key-alice-1' })).code
     await expect.poll(login, { timeout: 30_000, interval: 1000 }).toBe(0)
-    expect((await lab.containers.status(alice, lab.node)).faults).toEqual([])
+    const faults = async () => (await lab.containers.status(alice, lab.node)).faults
+    await expect.poll(faults, { timeout: 10_000 }).toEqual([])
     await lxd.close()
   })
 })
