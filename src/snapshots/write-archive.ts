@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { formatBytes } from '../command/units.ts'
 import { UserError } from '../errors.ts'
 import type { PartialArchive } from './archive-directory.ts'
-import { collectYoung } from './collect-young.ts'
+import { collectBuffers } from './collect-buffers.ts'
 import type { ArchiveContents, Compression } from './inspect.ts'
 import { createUnpacker } from './one-frame.ts'
 
@@ -37,7 +37,7 @@ export async function writeArchive(
     hash.update(chunk)
     for (const work of await works) if (work.status === 'rejected') throw work.reason
     if (sizeBytes + uncompressedBytes - collectedAt > COLLECT_EVERY_BYTES) {
-      collectYoung()
+      collectBuffers()
       collectedAt = sizeBytes + uncompressedBytes
     }
     onProgress(sizeBytes)
