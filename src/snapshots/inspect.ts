@@ -3,7 +3,7 @@ import { Readable } from 'node:stream'
 import { Worker } from 'node:worker_threads'
 import { refuseArchive } from './archive-refusal.ts'
 import { checkArchiveYaml } from './archive-yaml.ts'
-import { collectYoung } from './collect-young.ts'
+import { collectBuffers } from './collect-buffers.ts'
 import { NasSilence } from './nas-silence.ts'
 
 export type Compression = 'zstd' | 'gzip' | 'none'
@@ -127,7 +127,7 @@ function startInspection(
     else if (report.kind === 'silent') throw new NasSilence(report.forMs)
     else if (report.kind === 'piece') {
       onProgress?.(report.readBytes)
-      if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectYoung()
+      if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectBuffers()
       if (report.bytes.length === 0 || body.push(report.bytes)) allow()
       else held += 1
     } else {

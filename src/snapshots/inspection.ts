@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { ArchiveLayout } from './archive-layout.ts'
 import { refuseArchive } from './archive-refusal.ts'
-import { collectYoung } from './collect-young.ts'
+import { collectBuffers } from './collect-buffers.ts'
 import type { ArchiveContents, Claims } from './inspect.ts'
 import { createUnpacker, type Unpacker } from './one-frame.ts'
 import { TarReader } from './tar-reader.ts'
@@ -58,6 +58,6 @@ export class Inspection {
     this.#tar.push(plain)
     if (this.#tar.sizeBytes - this.#collectedAt < COLLECT_EVERY_BYTES) return
     this.#collectedAt = this.#tar.sizeBytes
-    collectYoung()
+    collectBuffers()
   }
 }

@@ -4,7 +4,7 @@ import { UserError } from '../errors.ts'
 import type { PartialArchive } from './archive-files.ts'
 import { ArchiveLayout } from './archive-layout.ts'
 import { checkArchiveYaml } from './archive-yaml.ts'
-import { collectYoung } from './collect-young.ts'
+import { collectBuffers } from './collect-buffers.ts'
 import type { ArchiveContents, Compression } from './inspect.ts'
 import { createUnpacker } from './one-frame.ts'
 import { TarReader } from './tar-reader.ts'
@@ -43,7 +43,7 @@ export async function writeArchive(
     hash.update(chunk)
     for (const work of await works) if (work.status === 'rejected') throw work.reason
     if (sizeBytes + tar.sizeBytes - collectedAt > COLLECT_EVERY_BYTES) {
-      collectYoung()
+      collectBuffers()
       collectedAt = sizeBytes + tar.sizeBytes
     }
     onProgress(sizeBytes)
