@@ -7,7 +7,7 @@ import { loadConfig } from '../../src/config.ts'
 import { type Lab, upLab } from '../lab/lab.ts'
 import { run } from '../rig.ts'
 import { freePort } from '../free-port.ts'
-import { startAnsweringProxy } from './answering-proxy.ts'
+import { startAnsweringProxy } from '../lxd/answering-proxy.ts'
 import { Desk } from './desk.ts'
 
 interface Found {
