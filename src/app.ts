@@ -136,8 +136,6 @@ export function createApp(config: Config, log: Log): App {
         server?.endUser(user.id)
         const nodes = await containers.disable(user, { keepRunning: true })
         log.info({ user: user.name, nodes }, "shut out as the lab's directory has it")
-        const open = nodes.filter(({ fault }) => fault !== undefined).map(({ node }) => node)
-        if (open.length > 0) throw new Error(`${user.name} is not shut out on ${open.join(', ')} yet`)
       },
       async onBack(user) {
         if (shutsOut && user.state === 'enabled') await containers.enable(user)
@@ -226,6 +224,7 @@ export function createApp(config: Config, log: Log): App {
       replacements.keepTidy()
       snapshots.keepTidy(() => users.list())
       schedule.start()
+      containers.keepShuttingOut()
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
       web = await startWeb(publicKey)
@@ -233,6 +232,7 @@ export function createApp(config: Config, log: Log): App {
     },
     async close() {
       schedule.stop()
+      containers.close()
       snapshots.close()
       await ldap?.stopRechecking()
       await web?.close()
