@@ -145,6 +145,7 @@ export class Operations {
         const outcome = error instanceof UserError ? error.reason : 'failed'
         if (!entry.interruptible) this.#finish(entry, outcome)
         else {
+          entry.step = `given up, and being put right: ${(error as Error).message}`
           const settling = this.#settle(entry, outcome)
           entry.result = settling
           await Promise.race([settling, sleep(SETTLE_MS, undefined, { ref: false })])
