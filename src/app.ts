@@ -57,6 +57,8 @@ export interface App {
   close(): Promise<void>
 }
 
+const DAY_MS = 24 * 3600_000
+
 export const databasePath = (config: Config): string => join(config.stateDir, 'berth.sqlite')
 
 /** A client of the node's LXD, in berth's project; nothing is sent yet. @throws UserError `node-unavailable` before `berth node trust` */
@@ -121,6 +123,17 @@ export function createApp(config: Config, log: Log): App {
   let server: SshServer | undefined
   let ldap: Ldap | undefined
   let web: WebServer | undefined
+  let forgetting: NodeJS.Timeout | undefined
+
+  function forgetOld(): void {
+    try {
+      const beforeMs = Date.now() - config.audit.keep
+      audit.forget(beforeMs)
+      operations.forget(beforeMs)
+    } catch (err) {
+      log.warn({ err }, 'old lines of the audit are left; it is tried again tomorrow')
+    }
+  }
 
   /** Signing in with the lab's directory, whose word holds for the manage endpoints and containers too where `whenGone` says so. */
   function joinLdap(ldapConfig: LdapConfig): Ldap {
@@ -225,12 +238,15 @@ export function createApp(config: Config, log: Log): App {
       snapshots.keepTidy(() => users.list())
       schedule.start()
       containers.keepShuttingOut()
+      forgetOld()
+      forgetting = setInterval(forgetOld, DAY_MS).unref()
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
       web = await startWeb(publicKey)
       void containers.resume(id => users.byId(id))
     },
     async close() {
+      clearInterval(forgetting)
       schedule.stop()
       containers.close()
       snapshots.close()

@@ -205,7 +205,8 @@ const schema = z.strictObject({
       patience: duration.prefault('15m')
     })
     .prefault({}),
-  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({})
+  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({}),
+  audit: z.strictObject({ keep: duration.prefault('400d') }).prefault({})
 })
 
 type Parsed = z.output<typeof schema>

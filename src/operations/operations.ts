@@ -3,6 +3,7 @@ import type { Database } from '../db/open.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import {
+  deleteRows,
   finishRow,
   insertRow,
   listRows,
@@ -198,6 +199,11 @@ export class Operations {
   /** What has not ended, and the newest `limit` of those that have; newest first. */
   list(limit: number): (OperationRow & { step: string | undefined })[] {
     return listRows(this.#database, limit).map(row => ({ ...row, step: this.stepOf(row.id)?.step }))
+  }
+
+  /** Deletes what ended before that. */
+  forget(beforeMs: number): void {
+    deleteRows(this.#database, beforeMs)
   }
 
   /**
