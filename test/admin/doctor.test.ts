@@ -1,4 +1,8 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { expect, it } from 'vitest'
+import { run } from '../rig.ts'
 import { type Desk, openDesk } from './desk.ts'
 
 /* What doctor finds without a node. */
@@ -27,4 +31,25 @@ it('warns of a name in web.admins that is nobody: it could be claimed', async ()
   ])
   expect(await desk.berth(['invite', 'boss'])).toMatchObject({ code: 0 })
   expect(await examine(desk, 'web-admins')).toMatchObject([{ level: 'ok' }])
+})
+
+it('ends when the NAS hangs, and says so', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'berth-hung-'))
+  const [disk, nas] = [join(directory, 'disk'), join(directory, 'nas')]
+  mkdirSync(nas)
+  expect(await run(['truncate', '-s', '32M', disk])).toMatchObject({ code: 0 })
+  expect(await run(['mkfs.ext4', '-q', disk])).toMatchObject({ code: 0 })
+  expect(await run(['mount', '-o', 'loop', disk, nas])).toMatchObject({ code: 0 })
+  try {
+    await using desk = await openDesk({ snapshots: { dir: nas } })
+    // Whoever writes now waits, and cannot even be killed.
+    expect(await run(['fsfreeze', '--freeze', nas])).toMatchObject({ code: 0 })
+    const { code, stdout } = await desk.berth(['doctor'], { timeoutMs: 40_000 })
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/FAULT +snapshots: .*has not answered for 10 s/)
+  } finally {
+    await run(['fsfreeze', '--unfreeze', nas])
+    await expect.poll(() => run(['umount', nas]), { timeout: 10_000 }).toMatchObject({ code: 0 })
+    rmSync(directory, { recursive: true })
+  }
 })
