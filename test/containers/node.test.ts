@@ -74,7 +74,7 @@ describe('what a node gives its containers', () => {
     expect((await getInstance(lab.lxd, 'alice')).expanded_config).toMatchObject({ 'security.nesting': 'true' })
   })
 
-  it('changes with the configuration at the next start', async () => {
+  itLong('changes with the configuration at the next start', async () => {
     const { containers, node } = lab.reconfigure({ gpus: 'auto', mounts: [], idmap: 'isolated', nesting: false })
     await containers.restart(alice, node)
     expect((await lab.inside(alice, `ls -d ${device} /SSD/hello`)).stdout).toBe('')
@@ -109,7 +109,7 @@ describe('what a node gives its containers', () => {
     expect(await containers.start(alice, node)).toEqual({ already: false })
   })
 
-  it('is told apart from what answers in its place', async () => {
+  itLong('is told apart from what answers in its place', async () => {
     await lab.containers.stop(alice, lab.node)
     const impostor = lab.open(lab.config, async (host, port, options) => ({
       ...(await probeHostKey(host, port, options)),
