@@ -304,8 +304,14 @@ describe('admins', () => {
   it('invite, disable, enable and remove members, and see machines and what was done', async () => {
     const { context, page } = await enter('alice', { javaScript: false })
     await page.goto('/admin/users')
-    await page.getByLabel('Invite, by user name').fill('dave')
-    await page.getByRole('button', { name: 'Invite' }).click()
+    const inviteDave = async () => {
+      await page.getByLabel('Invite, by user name').fill('dave')
+      await page.getByRole('button', { name: 'Invite' }).click()
+    }
+    await inviteDave()
+    expect(await page.locator('main').innerText()).not.toContain('has ended')
+    await inviteDave()
+    expect(await page.locator('main').innerText()).toContain('The one before has ended.')
     const invite = (await page.locator('#invite-link').innerText()).trim()
     expect(await page.locator('#invite-line').innerText()).toMatch(/enroll@.* dave /)
     const dave = await openBrowser(browser, url, { javaScript: false })
