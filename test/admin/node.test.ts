@@ -99,8 +99,13 @@ describe('berth init', () => {
     expect(readFileSync(desk.configPath, 'utf8')).toBe(before)
     expect(readFileSync(unit, 'utf8')).toContain(`ReadWritePaths=${desk.stateDir} -${desk.directory}/nas\n`)
     expect((await desk.berth(init)).code).toBe(73)
-    expect((await desk.berth([...init, '--force', '--state-dir', desk.stateDir])).code).toBe(0)
+    const anew = () => desk.berth([...init, '--force', '--state-dir', desk.stateDir])
+    expect((await anew()).stdout).toContain(`kept as ${desk.configPath}.old and ${unit}.old.`)
     expect(readFileSync(desk.configPath, 'utf8')).not.toBe(before)
+    writeFileSync(desk.configPath, `${readFileSync(desk.configPath, 'utf8')}# mine\n`)
+    expect((await anew()).stdout).toContain(`kept as ${desk.configPath}.old2.`)
+    expect(readFileSync(`${desk.configPath}.old`, 'utf8')).toBe(before)
+    expect(readFileSync(`${desk.configPath}.old2`, 'utf8')).toContain('# mine')
   })
 
   it('says what to install where there is no LXD', async () => {
