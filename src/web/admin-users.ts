@@ -37,8 +37,11 @@ export function addAdminUsers(app: FastifyInstance, parts: SiteParts): void {
     needAdmin(request)
     const { name } = readForm(inviteForm, request.body)
     try {
-      const { code, expiresAtMs, created, ended, user } = await audited(audit, request, { words: ['invite', name] }, () =>
-        members.invite(name)
+      const { code, expiresAtMs, created, ended, user } = await audited(
+        audit,
+        request,
+        { words: ['invite', name] },
+        () => members.invite(name)
       )
       const invited = {
         name,

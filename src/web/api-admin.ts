@@ -54,7 +54,13 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
     }
   )
 
-  const invited = z.object({ created: z.boolean(), code: z.string(), link: z.string(), expiresAtMs: z.number(), ended: z.boolean() })
+  const invited = z.object({
+    created: z.boolean(),
+    code: z.string(),
+    link: z.string(),
+    expiresAtMs: z.number(),
+    ended: z.boolean()
+  })
   api.post(
     '/api/v1/users/:name/invite',
     route('Make an invite, and the user where there is none', { params: named, response: { 200: invited } }),
