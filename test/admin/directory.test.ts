@@ -166,7 +166,10 @@ describe('listings', () => {
     expect((await list({ BERTH_CONFIG: desk.configPath })).code).toBe(0)
     const missing = await list({ BERTH_CONFIG: '/nowhere/berth.yaml' })
     expect(missing.code).toBe(65)
-    expect(missing.stderr).toContain('/nowhere/berth.yaml')
+    expect(missing.stderr).toBe(
+      'berth: There is no configuration yet. /nowhere/berth.yaml does not exist.\n' +
+        'Make it with: berth init --config /nowhere/berth.yaml\n'
+    )
     expect((await desk.berth(['user', 'list'], { env: { BERTH_CONFIG: '/nowhere/berth.yaml' } })).code).toBe(0)
   })
 
