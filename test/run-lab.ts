@@ -1,4 +1,5 @@
 import { downLab, listLabs } from './lab/lab.ts'
+import { checkMachine } from './lab/machine.ts'
 import { installPackages } from './lab/packages.ts'
 
 /** What tests call beside what a lab needs. */
@@ -6,7 +7,7 @@ const PROGRAMS = ['netcat-openbsd', 'curl', 'nginx']
 
 /** One lab for all files of a run, brought up by the first test that wants it and taken down here at the end. */
 export default async function setUp(): Promise<() => Promise<void>> {
-  if (process.getuid?.() !== 0) throw new Error('The tests bring up a real LXD: run them as root (sudo npm test).')
+  await checkMachine()
   for (const { name } of await listLabs()) {
     const pid = /^run-(\d+)/.exec(name)?.[1]
     if (pid !== undefined && !isAlive(Number(pid))) await downLab(name)
