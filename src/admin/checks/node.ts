@@ -275,7 +275,7 @@ async function checkGpus({ node, lxd }: Context): Promise<Finding[]> {
     return [
       fault(
         'gpus',
-        `not in the machine: ${missing.join(', ')}`,
+        `not in the node: ${missing.join(', ')}`,
         `lspci -nn -d ::0300; lspci -nn -d ::0302${where(node)}   # then gpus in berth.yaml`
       )
     ]
