@@ -260,7 +260,7 @@ async function checkImages(context: Context): Promise<Finding[]> {
       const build = [name, image].find(word => recipes.includes(word))
       const mend =
         build === undefined
-          ? `${tool(context)} image copy images:SOME/IMAGE local: --alias ${image}${where(node)}`
+          ? `${tool(context)} image copy REMOTE:IMAGE local: --alias ${image}${where(node)}`
           : `berth template build ${name}`
       return fault('image', `no image ${image} for the template ${name}`, mend)
     })
