@@ -1,13 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { run, type Member, type Ran, type Rig } from '../test/rig.ts'
 import { type Bench, must, time } from './bench.ts'
 import { members } from './members.ts'
+import { familyKiB } from './memory.ts'
 
-const MIB = 2 ** 20
 const PATIENCE_MS = 30 * 60_000
 
 /** Where the bench's archives go; named in its berth.yaml. */
@@ -82,14 +82,14 @@ export const recover: Bench = {
 
 export const streamMemory: Bench = {
   name: 'stream-memory',
-  claim: 'growth of berth (RSS at its peak) while the 5 GiB of a container go out and come back, against 64 MiB',
+  claim: 'growth of all processes of berth (PSS at its peak) while the 5 GiB of a container go out and come back, against 64 MiB',
   unit: 'MiB',
   limit: { atMost: 1 },
   async measure(rig) {
     const alice = await stoppedMember(rig, 4800)
-    const before = residentBytes(rig)
+    const before = familyKiB(rig.pid)
     let peak = before
-    const watch = setInterval(() => (peak = Math.max(peak, residentBytes(rig))), 50)
+    const watch = setInterval(() => (peak = Math.max(peak, familyKiB(rig.pid))), 100)
     try {
       must(await alice.manage(`snapshot ${await ask(alice, 'snapshot')}`, { timeoutMs: PATIENCE_MS }))
       const [{ path }] = (await list(alice)) as [Snapshot]
@@ -98,7 +98,7 @@ export const streamMemory: Bench = {
       clearInterval(watch)
     }
     await removeAll(alice)
-    return { berth: (peak - before) / MIB, peer: 64 }
+    return { berth: (peak - before) / 1024, peer: 64 }
   }
 }
 
@@ -106,7 +106,7 @@ export const streamMemory: Bench = {
  * A member whose container holds about so much more: a fifth of it random, the rest the system's own programs and texts, in turn as
  * the many small files they are and as a tar.
  */
-async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
+export async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
   mkdirSync(SNAPSHOT_DIRECTORY, { recursive: true, mode: 0o700 })
   const [alice] = (await members(rig, 1)) as [Member]
   const random = `head -c ${Math.round(mebibytes / 5)}M /dev/urandom > /home/random`
@@ -117,11 +117,11 @@ async function stoppedMember(rig: Rig, mebibytes: number): Promise<Member> {
   return alice
 }
 
-async function ask(member: Member, verb: string): Promise<string> {
+export async function ask(member: Member, verb: string): Promise<string> {
   return /\b[0-9A-Z]{26}\b/.exec(must(await member.manage(verb)).stdout)?.[0] ?? ''
 }
 
-const list = async (member: Member) => JSON.parse(must(await member.manage('snapshots --json')).stdout) as Snapshot[]
+export const list = async (member: Member) => JSON.parse(must(await member.manage('snapshots --json')).stdout) as Snapshot[]
 
 async function removeAll(member: Member): Promise<void> {
   for (const { name } of await list(member)) {
@@ -131,16 +131,11 @@ async function removeAll(member: Member): Promise<void> {
 }
 
 /** As `rig.lxc`, with the patience that archives take. */
-function lxc(rig: Rig, ...words: string[]): Promise<Ran> {
+export function lxc(rig: Rig, ...words: string[]): Promise<Ran> {
   const environment = ['env', `LXD_DIR=${rig.lab.lxdDir}`]
   return run([...rig.lab.enterAll, ...environment, 'lxc', '--project', rig.project, ...words], {
     timeoutMs: PATIENCE_MS
   })
-}
-
-/** proc_pid_status(5), VmRSS. */
-function residentBytes({ pid }: Rig): number {
-  return Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
 }
 
 export const removeSnapshotDirectory = () => rmSync(SNAPSHOT_DIRECTORY, { recursive: true, force: true })

@@ -57,6 +57,8 @@ export interface App {
   close(): Promise<void>
 }
 
+const DAY_MS = 24 * 3600_000
+
 export const databasePath = (config: Config): string => join(config.stateDir, 'berth.sqlite')
 
 /** A client of the node's LXD, in berth's project; nothing is sent yet. @throws UserError `node-unavailable` before `berth node trust` */
@@ -121,6 +123,17 @@ export function createApp(config: Config, log: Log): App {
   let server: SshServer | undefined
   let ldap: Ldap | undefined
   let web: WebServer | undefined
+  let forgetting: NodeJS.Timeout | undefined
+
+  function forgetOld(): void {
+    try {
+      const beforeMs = Date.now() - config.audit.keep
+      audit.forget(beforeMs)
+      operations.forget(beforeMs)
+    } catch (err) {
+      log.warn({ err }, 'old lines of the audit are left; it is tried again tomorrow')
+    }
+  }
 
   /** Signing in with the lab's directory, whose word holds for the manage endpoints and containers too where `whenGone` says so. */
   function joinLdap(ldapConfig: LdapConfig): Ldap {
@@ -136,8 +149,6 @@ export function createApp(config: Config, log: Log): App {
         server?.endUser(user.id)
         const nodes = await containers.disable(user, { keepRunning: true })
         log.info({ user: user.name, nodes }, "shut out as the lab's directory has it")
-        const open = nodes.filter(({ fault }) => fault !== undefined).map(({ node }) => node)
-        if (open.length > 0) throw new Error(`${user.name} is not shut out on ${open.join(', ')} yet`)
       },
       async onBack(user) {
         if (shutsOut && user.state === 'enabled') await containers.enable(user)
@@ -226,13 +237,18 @@ export function createApp(config: Config, log: Log): App {
       replacements.keepTidy()
       snapshots.keepTidy(() => users.list())
       schedule.start()
+      containers.keepShuttingOut()
+      forgetOld()
+      forgetting = setInterval(forgetOld, DAY_MS).unref()
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
       web = await startWeb(publicKey)
       void containers.resume(id => users.byId(id))
     },
     async close() {
+      clearInterval(forgetting)
       schedule.stop()
+      containers.close()
       snapshots.close()
       await ldap?.stopRechecking()
       await web?.close()

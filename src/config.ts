@@ -201,10 +201,12 @@ const schema = z.strictObject({
       maxBytesPerUser: z.union([unlimited, size]).default(500 * GIB),
       schedule: schedule.prefault({}),
       keepDaily: z.number().int().nonnegative().default(7),
-      keepWeekly: z.number().int().nonnegative().default(4)
+      keepWeekly: z.number().int().nonnegative().default(4),
+      patience: duration.prefault('15m')
     })
     .prefault({}),
-  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({})
+  recovery: z.strictObject({ keepReplaced: span.prefault('24h') }).prefault({}),
+  audit: z.strictObject({ keep: duration.prefault('400d') }).prefault({})
 })
 
 type Parsed = z.output<typeof schema>

@@ -146,7 +146,7 @@ const disable = defineCommand({
   command: 'disable <name>',
   describe: 'shut a user out everywhere',
   epilogue: `Ends the member's manage sessions, removes the forwards, which cuts the sessions into the containers, and stops the
-containers. Nothing is deleted; \`user enable\` undoes it.`,
+containers. A node that is away is tried again until it answers. Nothing is deleted; \`user enable\` undoes it.`,
   builder: yargs =>
     withName(yargs).option('keep-running', {
       type: 'boolean',

@@ -61,6 +61,11 @@ export class Audit {
     }
   }
 
+  /** Deletes what was typed before that. */
+  forget(beforeMs: number): void {
+    this.#database.prepare('DELETE FROM audit WHERE at_ms < ?').run(beforeMs)
+  }
+
   /** Oldest first; the newest `limit` rows (1000 unless told). */
   list({ user, sinceMs = 0, beforeId = Number.MAX_SAFE_INTEGER, limit = 1000 }: AuditQuery = {}): AuditRow[] {
     const rows = this.#database

@@ -2,7 +2,7 @@ import type { Argv } from 'yargs'
 import yargs from 'yargs'
 import { UserError } from '../errors.ts'
 import type { Command } from './command.ts'
-import { sayWhatIsMissing } from './usage.ts'
+import { refuseOwnOptions, sayWhatIsMissing } from './usage.ts'
 
 type Arguments = Parameters<Command['handler']>[0]
 type Parse = (words: readonly string[], hint: string) => Arguments
@@ -48,6 +48,7 @@ function createParse(command: Command): Parse {
   return (words, nextStep) => {
     args = undefined
     hint = nextStep
+    refuseOwnOptions(words, hint)
     // All yargs of a process share their strings.
     void parser.updateStrings(strings).parse([...words], {}, () => {})
     if (!args) throw new UserError('usage', undefined, { hint })

@@ -1,9 +1,21 @@
+import { UserError } from '../errors.ts'
+
 /** yargs' words for a missing word, as strings for its `updateStrings`: the line to type instead of a count. `user show <name>` → `user show NAME`. */
 export function sayWhatIsMissing(command: string): Record<string, string> {
   const line = command.replaceAll(/<(\w+)>/g, (_, word: string) => word.toUpperCase())
   const text = `Something is missing: ${line}`
   const plural = { one: text, other: text } as unknown as string
   return { 'Not enough non-option arguments: got %s, need at least %s': plural }
+}
+
+/** Under these names yargs keeps the words and the program's name, and lets options of that name take their place. */
+const OWN_OPTION = /^--?(_|\$0)(=|$)|^-[^-=]*_/
+
+/** @throws UserError `usage` for options that yargs would take for its own; they are nobody's */
+export function refuseOwnOptions(words: readonly string[], hint: string): void {
+  const options = words.includes('--') ? words.slice(0, words.indexOf('--')) : words
+  const found = options.find(word => OWN_OPTION.test(word))
+  if (found !== undefined) throw new UserError('usage', `Unknown option: ${found}`, { hint })
 }
 
 const MAX_SLIPS = 2

@@ -8,7 +8,7 @@ import type { Log } from '../log.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { STATUS } from '../lxd/instances.ts'
 import type { Journal, Operations, Report, RunningOperation, RunOptions } from '../operations/operations.ts'
-import { closeFixedPort, openFixedPort, removeContainer } from './access.ts'
+import { openFixedPort, removeContainer } from './access.ts'
 import type { ContainerStatus } from './container-status.ts'
 import { chooseTemplate, ensureInstance } from './create.ts'
 import { findContainer } from './find-container.ts'
@@ -20,9 +20,10 @@ import { NodeSetup, type NodeFacts } from './node-setup.ts'
 import type { Parts, ProbeHostKey } from './parts.ts'
 import { PortForwards, type PortForward } from './port-forwards.ts'
 import { closePort, openPort } from './ports.ts'
-import { ContainerRecords } from './records.ts'
+import { ContainerRecords, type ShutOutOwed } from './records.ts'
 import { findInterrupted } from './resume.ts'
 import { openShell, type ShellRequest } from './shell.ts'
+import { keepShuttingOut, shutOut } from './shut-out.ts'
 import { startContainer } from './start.ts'
 import { readStatus } from './status.ts'
 import { stopContainer, type StopOutcome } from './stop.ts'
@@ -70,6 +71,7 @@ export class Containers {
   readonly #operations: Operations
   readonly #health = new Health()
   readonly #readings = new Map<string, Promise<ContainerStatus>>()
+  readonly #closing = new AbortController()
 
   constructor({ database, operations, generateHostKey, ...shared }: ContainersParts) {
     const { config, lxdFor, log } = shared
@@ -230,24 +232,42 @@ export class Containers {
     return this.parts.nodeSetup.ensure(node)
   }
 
-  /** Closes the fixed port of a disabled member's containers, empties their lists of keys, and stops them unless they are to go on. */
+  /**
+   * Closes the fixed port of a disabled member's containers, empties their lists of keys, and stops them unless they are to go on;
+   * where that fails now, as soon as it can be done.
+   */
   async disable(
     user: User,
     { keepRunning = false }: { keepRunning?: boolean } = {},
     report: Report = silent
   ): Promise<NodeOutcome[]> {
     const disabled: User = { ...user, state: 'disabled' }
-    return this.#everywhere(disabled, 'disable', report, async (node, tell) => {
-      await closeFixedPort(this.parts, disabled, node)
-      if (!keepRunning) await stopContainer(this.parts, disabled, node, DEFAULT_STOP_TIMEOUT_MS, tell)
-      const { outcome } = await pushKeys(this.parts, disabled, node)
-      return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
-    })
+    this.oweShutOut(disabled, keepRunning ? 'close' : 'stop')
+    return this.#everywhere(disabled, 'disable', report, (node, tell) => shutOut(this.parts, disabled, node, tell))
+  }
+
+  /** Notes that a disabled member is to be shut out of all containers, whatever else is done to them. */
+  oweShutOut(user: User, owed: ShutOutOwed | undefined): void {
+    for (const node of this.nodesOf(user)) this.parts.records.setShutOutOwed(user, node, owed)
+  }
+
+  /** From now on `disable` reaches also the nodes that were away. */
+  keepShuttingOut(): void {
+    for (const node of this.#nodes()) {
+      const carryOut = (user: User) =>
+        this.change(user, node, 'disable', silent, tell => shutOut(this.parts, user, node, tell))
+      void keepShuttingOut(this.parts, node, carryOut, this.#closing.signal)
+    }
+  }
+
+  close(): void {
+    this.#closing.abort()
   }
 
   /** Gives keys and fixed port back to what was left running; the member starts the rest. */
   async enable(user: User, report: Report = silent): Promise<NodeOutcome[]> {
     const enabled: User = { ...user, state: 'enabled' }
+    this.oweShutOut(enabled, undefined)
     return this.#everywhere(enabled, 'enable', report, async node => {
       await openFixedPort(this.parts, enabled, node, await this.parts.nodeSetup.ensure(node))
       const { outcome } = await pushKeys(this.parts, enabled, node)

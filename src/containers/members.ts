@@ -82,6 +82,7 @@ export class Members {
     const { users, containers, archives } = this.#parts
     // Disabled first: nobody may start anew what is being deleted, and a removal that a dead node interrupts stays safe.
     const user = this.#shutOut(known)
+    containers.oweShutOut(user, 'stop')
     // Without the NAS not even the containers go: a user half removed is nobody's.
     await archives.needRemovable(user)
     const outcomes = await containers.remove(user, report)

@@ -63,6 +63,11 @@ export class NodeSetup {
     const current = this.#underWay.get(node.name)
     if (current) return current
     const check = this.#ensure(node)
+      .catch((error: unknown) => {
+        // LXD looks through all projects for those who use a bridge, and stumbles over one that is deleted just then: look again.
+        if (!(error instanceof LxdError && error.fault === 'refused')) throw error
+        return this.#ensure(node)
+      })
       .catch(blame(node, 'cannot-create', tellAdmin(node)))
       .finally(() => this.#underWay.delete(node.name))
     this.#underWay.set(node.name, check)

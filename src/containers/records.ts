@@ -3,6 +3,9 @@ import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import { contains, formatIpv4, parseIpv4, parseNetwork } from './ipv4.ts'
 
+/** To close the forwards, or to stop the container as well. */
+export type ShutOutOwed = 'close' | 'stop'
+
 /** What berth means a member to have on a node. */
 export interface ContainerRecord {
   readonly userId: number
@@ -15,6 +18,8 @@ export interface ContainerRecord {
   readonly shouldRun: boolean
   /** What is wrong with berth's files in the container, in a sentence; the next start writes them anew. */
   readonly keysFault: string | undefined
+  /** What disabling its owner has not done to it yet. */
+  readonly shutOutOwed: ShutOutOwed | undefined
 }
 
 interface Row {
@@ -26,6 +31,7 @@ interface Row {
   provisioned_at_ms: number | null
   should_run: number
   keys_fault: string | null
+  shut_out_owed: ShutOutOwed | null
 }
 
 const fromRow = (row: Row): ContainerRecord => ({
@@ -36,7 +42,8 @@ const fromRow = (row: Row): ContainerRecord => ({
   createdAtMs: row.created_at_ms,
   provisionedAtMs: row.provisioned_at_ms ?? undefined,
   shouldRun: row.should_run === 1,
-  keysFault: row.keys_fault ?? undefined
+  keysFault: row.keys_fault ?? undefined,
+  shutOutOwed: row.shut_out_owed ?? undefined
 })
 
 export class ContainerRecords {
@@ -121,6 +128,12 @@ export class ContainerRecords {
     this.#database
       .prepare('UPDATE containers SET keys_fault = ? WHERE user_id = ? AND node = ?')
       .run(fault ?? null, user.id, node)
+  }
+
+  setShutOutOwed(user: User, node: string, owed: ShutOutOwed | undefined): void {
+    this.#database
+      .prepare('UPDATE containers SET shut_out_owed = ? WHERE user_id = ? AND node = ?')
+      .run(owed ?? null, user.id, node)
   }
 
   forget(user: User, node: string): void {

@@ -22,6 +22,7 @@ export interface LxdTls {
 
 // Below the three seconds within which an absent server must be reported.
 const CONNECT_TIMEOUT_MS = 2500
+const CONNECT_STEPS = 5
 const KEEPALIVE_DELAY_MS = 15_000
 
 /** Opens connections to one LXD; HTTP requests and websockets share this one way in. */
@@ -66,19 +67,23 @@ export class Transport {
     return new Promise((resolve, reject) => {
       const socket = this.#open()
       const fail = (cause: Error) => {
-        clearTimeout(timer)
+        clearInterval(timer)
         socket.destroy()
         reject(new LxdError('unreachable', `${this.address}: ${cause.message}`, { cause }))
       }
       const closed = () => fail(new Error('closed while connecting'))
-      const timer = setTimeout(() => fail(new Error('no connection in time')), CONNECT_TIMEOUT_MS)
+      // In steps: while the process does something else nothing is heard of a connection that has been made, and only one step goes by.
+      let stepsLeft = CONNECT_STEPS
+      const timer = setInterval(() => {
+        if (--stepsLeft === 0) fail(new Error('no connection in time'))
+      }, CONNECT_TIMEOUT_MS / CONNECT_STEPS)
       socket.on('error', fail)
       socket.on('close', closed)
       socket.once(this.#pinned === undefined ? 'connect' : 'secureConnect', () => {
         const shown = this.#pinned && (socket as TLSSocket).getPeerX509Certificate()?.raw
         if (this.#pinned !== undefined && !shown?.equals(this.#pinned))
           return fail(new Error('the server shows another certificate than the one trusted'))
-        clearTimeout(timer)
+        clearInterval(timer)
         socket.off('error', fail).off('close', closed)
         socket.setNoDelay(true).setKeepAlive(true, KEEPALIVE_DELAY_MS)
         resolve(socket)

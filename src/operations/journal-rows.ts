@@ -55,6 +55,13 @@ export function finishRow(database: Database, id: number, outcome: string): void
     .run(Date.now(), outcome, id)
 }
 
+/** Of those that ended before. The newest row stays: SQLite would give its id again, and archives in the making are named by it. */
+export function deleteRows(database: Database, beforeMs: number): void {
+  database
+    .prepare('DELETE FROM operations WHERE finished_at_ms < ? AND id < (SELECT max(id) FROM operations)')
+    .run(beforeMs)
+}
+
 export function openRows(database: Database): OpenRow[] {
   return database
     .prepare<[], Omit<OpenRow, 'phase' | 'details'> & { phase: string | null; details: string }>(

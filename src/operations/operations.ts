@@ -3,6 +3,7 @@ import type { Database } from '../db/open.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import {
+  deleteRows,
   finishRow,
   insertRow,
   listRows,
@@ -145,6 +146,7 @@ export class Operations {
         const outcome = error instanceof UserError ? error.reason : 'failed'
         if (!entry.interruptible) this.#finish(entry, outcome)
         else {
+          entry.step = `given up, and being put right: ${(error as Error).message}`
           const settling = this.#settle(entry, outcome)
           entry.result = settling
           await Promise.race([settling, sleep(SETTLE_MS, undefined, { ref: false })])
@@ -197,6 +199,11 @@ export class Operations {
   /** What has not ended, and the newest `limit` of those that have; newest first. */
   list(limit: number): (OperationRow & { step: string | undefined })[] {
     return listRows(this.#database, limit).map(row => ({ ...row, step: this.stepOf(row.id)?.step }))
+  }
+
+  /** Deletes what ended before that. */
+  forget(beforeMs: number): void {
+    deleteRows(this.#database, beforeMs)
   }
 
   /**

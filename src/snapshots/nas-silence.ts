@@ -1,4 +1,5 @@
 import { UserError } from '../errors.ts'
+import { within } from './within.ts'
 
 /** How long a NAS may take for one thing; members wait for it. */
 const PATIENCE_MS = 60_000
@@ -16,9 +17,5 @@ export class NasSilence extends UserError {
 }
 
 /** Resolves as `work` does; what the NAS keeps longer is left to its fate. @throws NasSilence */
-export function unlessSilent<T>(work: Promise<T>, ms = PATIENCE_MS): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new NasSilence(ms)), ms)
-    work.then(resolve, reject).finally(() => clearTimeout(timer))
-  })
-}
+export const unlessSilent = <T>(work: Promise<T>, ms = PATIENCE_MS): Promise<T> =>
+  within(work, ms, () => new NasSilence(ms))

@@ -4,6 +4,7 @@ import { formatBytes, formatDuration } from '../command/units.ts'
 import type { Config, NodeConfig } from '../config.ts'
 import type { Parts } from '../containers/parts.ts'
 import type { User } from '../directory/users.ts'
+import { UserError } from '../errors.ts'
 import { LxdError } from '../lxd/lxd-error.ts'
 import type { Journal, Report } from '../operations/operations.ts'
 import { partialName, type ArchiveDirectory } from './archive-directory.ts'
@@ -12,6 +13,7 @@ import type { SnapshotRecord, SnapshotRecords } from './snapshot-records.ts'
 import type { SnapshotPlan, TakeOptions } from './snapshots.ts'
 import { discard } from './swap.ts'
 import { temporaryName } from './temporary-names.ts'
+import { within } from './within.ts'
 
 const recordSchema = z.strictObject({
   userId: z.number(),
@@ -57,6 +59,8 @@ interface Taking {
 
 /** LXD deletes by itself what a berth that never came back has left. */
 const BACKUP_KEPT_MS = 7 * 24 * 3600_000
+/** nodejs.org/api/timers.html: longer ones end at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1
 
 /**
  * Copy, backup, stream, publish, tidy up: each written down before it begins. Ended anywhere, the journal's resolver knows what to
@@ -88,12 +92,13 @@ export async function takeSnapshot(
     options.onCopied()
 
     report('writing the archive')
-    written = await archive.store(
+    const storing = archive.store(
       lxd.endpoint,
       { instance: taking.copy, name: randomUUID(), expiresAtMs: Date.now() + BACKUP_KEPT_MS },
       { compression, maxBytes: plan.usage.maxBytes - plan.usage.bytes },
       meter('writing the archive', plan.archiveBytes, report)
     )
+    written = options.scheduled ? await inTurn(storing, plan, config.snapshots.patience) : await storing
   } finally {
     await archive.close()
   }
@@ -121,6 +126,24 @@ export async function takeSnapshot(
     parts.log.warn({ node: node.name, user: user.name, copy: taking.copy, err }, 'a copy is left')
   })
   return record
+}
+
+/** How far an estimate may be out. */
+const SLACK = 10
+const UNKNOWN_MS = 3600_000
+
+/** Others wait for their turn: a sparse file takes no room on the disk, is in no estimate, and can take weeks to archive. */
+function inTurn<T>(work: Promise<T>, { tookMs = UNKNOWN_MS }: SnapshotPlan, patienceMs: number): Promise<T> {
+  const limitMs = patienceMs + SLACK * tookMs
+  const late = () =>
+    new UserError(
+      'snapshot-failed',
+      `It was given up after ${formatDuration(limitMs)}; about ${formatDuration(tookMs)} were to be expected of what is on the disk.`,
+      {
+        hint: 'Sparse files are archived with all their zeros. Take it by hand (snapshot), or raise snapshots.patience.'
+      }
+    )
+  return within(work, Math.min(limitMs, MAX_TIMER_MS), late)
 }
 
 const SUFFIX = { zstd: '.tar.zst', gzip: '.tar.gz', none: '.tar' } as const

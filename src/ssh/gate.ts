@@ -1,3 +1,5 @@
+import { siteOf } from '../command/address.ts'
+
 /** How many may knock, and how often. Times in milliseconds. */
 export interface GateLimits {
   /** Unauthenticated connections per address: dropped at random from `begin` on, all from `full` on (sshd_config(5), MaxStartups). */
@@ -64,7 +66,7 @@ export class Gate {
 
   /** An admitted connection has logged in or is gone. */
   settle(address: string): void {
-    const record = this.#records.get(keyOf(address))
+    const record = this.#records.get(siteOf(address))
     if (record) record.waiting--
     this.#waiting--
   }
@@ -82,7 +84,7 @@ export class Gate {
   }
 
   bannedUntilMs(address: string, nowMs: number): number | undefined {
-    const record = this.#records.get(keyOf(address))
+    const record = this.#records.get(siteOf(address))
     if (!record || record.bannedUntilMs <= nowMs) return undefined
     return record.loggedInAtMs > nowMs - this.#limits.trustMs ? undefined : record.bannedUntilMs
   }
@@ -94,7 +96,7 @@ export class Gate {
   }
 
   #record(address: string, nowMs: number): Record {
-    const key = keyOf(address)
+    const key = siteOf(address)
     let record = this.#records.get(key)
     if (!record) {
       if (this.#records.size >= REMEMBERED_ADDRESSES) this.#forget(nowMs)
@@ -120,14 +122,4 @@ export class Gate {
       if (waiting === 0) this.#records.delete(key)
     }
   }
-}
-
-/** An IPv6 site holds a /64: its hosts are one visitor. */
-function keyOf(address: string): string {
-  if (!address.includes(':')) return address
-  const [head = '', tail] = address.replace(/%.*/, '').split('::')
-  const groups = head.split(':').filter(Boolean)
-  const rest = tail === undefined ? [] : tail.split(':').filter(Boolean)
-  const zeros = Math.max(0, 8 - groups.length - rest.length)
-  return [...groups, ...Array<string>(zeros).fill('0'), ...rest].slice(0, 4).join(':')
 }

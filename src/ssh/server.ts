@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import ssh2, { type AuthContext } from 'ssh2'
+import { plainAddress } from '../command/address.ts'
 import type { Principal } from '../command/command.ts'
 import type { RunCommand } from '../command/run-command.ts'
 import type { NodeConfig } from '../config.ts'
@@ -254,6 +255,3 @@ async function listenOn(listener: Server, address: string, { name, managePort }:
     })
   }
 }
-
-/** An IPv4 client of a socket that listens on `::` comes as ::ffff:192.0.2.1. */
-const plainAddress = (address = ''): string => address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '')

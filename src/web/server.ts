@@ -13,6 +13,7 @@ import { addNodesPage } from './nodes-page.ts'
 import { addApi } from './api.ts'
 import { addAccessTokenPage } from './access-token-page.ts'
 import { addConfigPage } from './config-page.ts'
+import { limitConnections } from './connections.ts'
 import { addContainersPage } from './containers-page.ts'
 import { addGuidePage } from './guide-page.ts'
 import { KeyChanges } from './key-changes.ts'
@@ -27,7 +28,6 @@ import { addVisitor } from './visitor.ts'
 /** Keys are short; a form with many of them fits, and a file of them too. */
 const MAX_BODY_BYTES = 128 * 1024
 const MAX_FIELD_BYTES = 64 * 1024
-const MAX_CONNECTIONS = 1024
 
 export interface WebServer {
   /** Where it listens: `http://127.0.0.1:8080`. */
@@ -68,7 +68,7 @@ async function createSite(parts: SiteParts): Promise<FastifyInstance> {
     genReqId: () => randomBytes(4).toString('hex'),
     routerOptions: { maxParamLength: 200, ignoreTrailingSlash: true }
   }) as unknown as FastifyInstance
-  app.server.maxConnections = MAX_CONNECTIONS
+  limitConnections(app.server, config.web.trustProxy)
 
   await app.register(cookie)
   await app.register(formbody, { bodyLimit: MAX_FIELD_BYTES })

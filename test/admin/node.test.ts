@@ -7,8 +7,9 @@ import { loadConfig } from '../../src/config.ts'
 import { type Lab, upLab } from '../lab/lab.ts'
 import { run } from '../rig.ts'
 import { freePort } from '../free-port.ts'
-import { startAnsweringProxy } from './answering-proxy.ts'
+import { startAnsweringProxy } from '../lxd/answering-proxy.ts'
 import { Desk } from './desk.ts'
+import { itLong } from '../suite.ts'
 
 interface Found {
   check: string
@@ -204,7 +205,7 @@ describe('berth doctor', () => {
     await finds(desk, { lxd: 'berth node trust gpu1', snapshots: 'snapshots.dir' })
   })
 
-  it('finds somebody else on the manage port', async () => {
+  itLong('finds somebody else on the manage port', async () => {
     await using desk = new Desk()
     const port = await freePort(lab.hostAddress)
     await configureFor(desk, { managePort: port })
@@ -239,7 +240,7 @@ describe('berth doctor', () => {
     return found.filter(({ level, text }) => level !== 'ok' && !text.includes('known hole'))
   }
 
-  it('finds a clock that is wrong by more than some seconds, either way', async () => {
+  itLong('finds a clock that is wrong by more than some seconds, either way', async () => {
     for (const [aheadMs, seconds] of [
       [90_000, 90],
       [-3_600_000, 3600],
@@ -263,7 +264,7 @@ describe('berth doctor', () => {
     }
   })
 
-  it('finds the xtables driver: slower, and a fault where nat is asked for', async () => {
+  itLong('finds the xtables driver: slower, and a fault where nat is asked for', async () => {
     const change = ({ path, body }: { path: string; body: { metadata: Record<string, unknown> } }) => {
       if (path === '/1.0') Object.assign(body.metadata['environment'] as object, { firewall: 'xtables' })
     }
@@ -274,7 +275,7 @@ describe('berth doctor', () => {
     ])
   })
 
-  it('finds a GPU that no driver holds, or only one for screens', async () => {
+  itLong('finds a GPU that no driver holds, or only one for screens', async () => {
     for (const driver of ['', 'nouveau', 'nvidia']) {
       const card = { driver, pci_address: '0000:65:00.0', vendor_id: '10de', vendor: 'NVIDIA', product: 'A100' }
       const found = await findsBehind(({ path, body }) => {

@@ -51,4 +51,16 @@ describe('a node whose LXD is stopped', () => {
     await expect.poll(async () => (await alice.manage('start')).code, { timeout: 60_000, interval: 500 }).toBe(0)
     expect(await alice.login('echo up')).toMatchObject({ stdout: 'up\n' })
   })
+
+  it('shuts a member out who was disabled meanwhile, also when berth was restarted since', async () => {
+    await stopServer(rig.lab)
+    expect(await rig.berth('user', 'disable', 'alice')).toMatchObject({ code: 75 })
+    await rig.end()
+    await rig.serve()
+    expect(await alice.login('echo still in')).toMatchObject({ stdout: 'still in\n' })
+    await startServer(rig.lab)
+    const state = async () => (await rig.lxc('list', 'alice', '--format', 'csv', '--columns', 's')).stdout
+    await expect.poll(state, { timeout: 60_000, interval: 500 }).toBe('STOPPED\n')
+    expect((await rig.lxc('config', 'device', 'list', 'alice')).stdout).not.toContain('ssh')
+  })
 })

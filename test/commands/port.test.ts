@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startRig, type Member, type Rig } from '../rig.ts'
-import { LONG } from '../suite.ts'
+import { itLong, LONG } from '../suite.ts'
 
 /** What a TCP port greets with; undefined when nothing is reached there. */
 async function greeting(host: string, port: number): Promise<string | undefined> {
@@ -82,7 +82,7 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
     expect((await listed()).map(({ containerPort }) => containerPort)).toEqual([22, 8888])
   })
 
-  it('closes it for a disabled member, and gives it back', async () => {
+  itLong('closes it for a disabled member, and gives it back', async () => {
     expect(await rig.berth('user', 'disable', 'alice', '--keep-running')).toMatchObject({ code: 0 })
     expect(await reached(from)).toBeUndefined()
     expect(await rig.berth('user', 'enable', 'alice')).toMatchObject({ code: 0 })
@@ -105,7 +105,7 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
     async words => expect(await alice.manage(words)).toMatchObject({ code: 64, stdout: '' })
   )
 
-  it('gives ten at most', async () => {
+  itLong('gives ten at most', async () => {
     const before = (await listed()).length
     for (let port = 1000; port < 1010 - before; port++)
       expect(await alice.manage(`port ${port}`)).toMatchObject({ code: 0 })

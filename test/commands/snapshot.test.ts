@@ -18,6 +18,7 @@ import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { run, startRig, type Member, type Ran, type Rig } from '../rig.ts'
+import { itLong } from '../suite.ts'
 
 /* The NAS is a small tmpfs, bound to where berth looks for it: it can be filled, made read-only, and taken away. */
 
@@ -159,7 +160,7 @@ describe('snapshot', () => {
     })
   })
 
-  it('is taken once when two clients race with one token, and ends when nobody waits for it', async () => {
+  itLong('is taken once when two clients race with one token, and ends when nobody waits for it', async () => {
     await alice.manage('stop')
     const token = await ask()
     const line = ['-F', alice.sshConfig, 'gpu1-manage', 'snapshot', token]
@@ -197,7 +198,7 @@ describe('snapshot', () => {
 })
 
 describe('when the NAS', () => {
-  it('fills up at the last bytes, nothing is left and the container is as it was', async () => {
+  itLong('fills up at the last bytes, nothing is left and the container is as it was', async () => {
     const filler = join(disk, 'filler')
     const [{ sizeBytes }] = (await listed()) as [Listed]
     const full = await takeAnd(async () => {
@@ -229,7 +230,7 @@ describe('when the NAS', () => {
     expect(doctor.stdout).toMatch(/FAULT +snapshots: .*\.berth/)
   })
 
-  it('goes in the middle, that is told, and what had been written to its end is kept when it is back', async () => {
+  itLong('goes in the middle, that is told, and what had been written to its end is kept when it is back', async () => {
     const partials = () => files().filter(name => name.startsWith('.partial'))
     const gone = await takeAnd(async () => {
       expect(partials()).toHaveLength(1)
@@ -299,7 +300,7 @@ describe('snapshots', () => {
     expect(files()).toEqual([middle.name, newest.name])
   })
 
-  it('are read again by the admin, who is told of what is damaged, gone or strange', async () => {
+  itLong('are read again by the admin, who is told of what is damaged, gone or strange', async () => {
     const [{ name }] = (await listed()) as [Listed]
     const path = join(disk, 'alice', name)
     const content = readFileSync(path)

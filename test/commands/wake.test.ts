@@ -225,13 +225,13 @@ describe('a login', () => {
     expect(await atHome(['ssh', 'gpu1', 'cat one two three | sort -u'])).toMatchObject({ stdout: 'some bytes\n' })
   })
 
-  it('is let in when many come at once', async () => {
+  itLong('is let in when many come at once', async () => {
     await crash()
     const logins = await Promise.all(Array.from({ length: 5 }, () => atHome(['ssh', 'gpu1', 'echo in'])))
     expect(logins.map(({ stdout }) => stdout)).toEqual(Array(5).fill('in\n'))
   })
 
-  it('waits for a restart', async () => {
+  itLong('waits for a restart', async () => {
     const restarting = spawn('ssh', ['-F', alice.sshConfig, 'gpu1-manage', 'restart'], {
       stdio: ['ignore', 'ignore', 'pipe']
     })
@@ -275,7 +275,7 @@ describe('a login', () => {
     expect(median(woken) - median(unasked)).toBeLessThan(150)
   })
 
-  it('goes on when berth is away', async () => {
+  itLong('goes on when berth is away', async () => {
     await rig.end()
     try {
       expect(await atHome(['ssh', 'gpu1', 'echo in'])).toEqual({ code: 0, stdout: 'in\n', stderr: '' })

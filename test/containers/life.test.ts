@@ -161,7 +161,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
     expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
   })
 
-  it('of a member shut out while it restarts does not come up again', async () => {
+  itLong('of a member shut out while it restarts does not come up again', async () => {
     await lab.inside(bob, 'systemctl mask poweroff.target halt.target && systemctl daemon-reload')
     const restarting = lab.containers.restart(bob, lab.node, { timeoutMs: 3000 })
     // As `user disable` does; `bob` here is as he was when he typed it.
@@ -203,7 +203,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       expect(await lab.containers.start(alice, lab.node)).toEqual({ already: false })
     })
 
-    it('is killed where it does not end by itself', async () => {
+    itLong('is killed where it does not end by itself', async () => {
       await lab.inside(
         alice,
         'for unit in halt poweroff shutdown; do ln -s /dev/null /etc/systemd/system/$unit.target; done; systemctl daemon-reload'
@@ -236,7 +236,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
     })
 
-    it('that is gone from the server can be made anew, and is still the same host', async () => {
+    itLong('that is gone from the server can be made anew, and is still the same host', async () => {
       await lab.containers.stop(bob, lab.node)
       await deleteInstance(lab.lxd, 'bob')
       expect(await lab.containers.status(bob, lab.node)).toMatchObject({ state: 'missing' })
@@ -245,7 +245,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       expect(await lab.ssh(bob, 'id -un')).toMatchObject({ code: 0, stdout: 'bob\n' })
     })
 
-    it('that was half made is finished, wherever berth was ended', async () => {
+    itLong('that was half made is finished, wherever berth was ended', async () => {
       const carol = await lab.addUser('carol')
       // The record alone.
       lab.database

@@ -5,7 +5,7 @@ import { getInstance, setInstanceState, updateInstance } from '../../src/lxd/ins
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { run } from '../rig.ts'
-import { SERVERS } from '../suite.ts'
+import { itLong, SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 const HTTPS = 8443
@@ -106,7 +106,7 @@ describe.each(SERVERS)('what a container can reach, on %s', server => {
     await withoutWalls(async () => expect(await reaches(DENIED, listener.port)).toBe(true))
   })
 
-  it('has no IPv6: the bridge has no such address, and would it have one, two walls stand before it', async () => {
+  itLong('has no IPv6: the bridge has no such address, and would it have one, two walls stand before it', async () => {
     const addresses = (device: string) => run([...lab.lab.enter, 'ip', '-6', '-o', 'address', 'show', 'dev', device])
     expect((await addresses('lo')).stdout).toContain('::1')
     expect((await addresses(lab.node.network)).stdout).toBe('')
@@ -146,7 +146,7 @@ describe.each(SERVERS)('what a container can reach, on %s', server => {
     expect(await reaches(bobAddress, 22)).toBe(false)
   })
 
-  it('gets nowhere with the address or the MAC of another container, even of one that is stopped', async () => {
+  itLong('gets nowhere with the address or the MAC of another container, even of one that is stopped', async () => {
     await using outside = await lab.listen('tcp', { outside: true })
     const mac = (await lab.inside(bob, 'cat /sys/class/net/eth0/address')).stdout.trim()
     await lab.containers.stop(bob, lab.node, { timeoutMs: 0 })

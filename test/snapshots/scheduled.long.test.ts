@@ -77,3 +77,25 @@ describe('scheduled snapshots, on Incus', () => {
     expect((await list()).map(entry => entry.name)).toEqual([name])
   })
 })
+
+describe('a sparse file of terabytes in one container', () => {
+  it("is given up in its turn, saying so, and the next member's archive is made", async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'berth-nas-'))
+    const snapshots = { dir: directory, patience: '5s', schedule: '* * * * *' }
+    await using lab = await startRig({ ownLab: true, config: { snapshots } })
+    // In the order of their names.
+    const alice = await lab.addRunningMember('alice')
+    await lab.addRunningMember('bob')
+    expect(await alice.login('sudo truncate -s 1000T /sparse')).toMatchObject({ code: 0 })
+    const taken = async () => JSON.parse((await lab.berth('snapshot', 'list', '--json')).stdout) as Entry[]
+    await expect
+      .poll(async () => (await taken()).map(({ user }) => user), { timeout: 400_000, interval: 2000 })
+      .toContain('bob')
+    expect((await taken()).map(({ user }) => user)).not.toContain('alice')
+    expect((await lab.berth('operations')).stdout).toMatch(/alice .*It was given up after .* to be expected/)
+    expect(lab.log.join('\n')).toMatch(/"user":"alice".*It was given up after/)
+    // LXD goes on with it, and an orderly end would wait for that.
+    await lab.end('SIGKILL')
+    rmSync(directory, { recursive: true })
+  }, 500_000)
+})

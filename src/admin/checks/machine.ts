@@ -3,7 +3,7 @@ import { createConnection, createServer } from 'node:net'
 import type { Config, NodeConfig, PortRange } from '../../config.ts'
 import { lockState } from '../state-lock.ts'
 import { fault, type Finding, guard, ok, warning } from './finding.ts'
-import { checkSnapshotDirectory } from './snapshots.ts'
+import { checkNas } from './nas.ts'
 
 /** LXD's own advice for many containers (its page "Production setup"): the kernel's 128 end at about a dozen. */
 const INOTIFY_INSTANCES = 512
@@ -17,7 +17,7 @@ export async function checkMachine(config: Config): Promise<Finding[]> {
     guard('ephemeral-ports', () => checkEphemeralPorts(config)),
     guard('inotify', checkInotify),
     guard('idmap', () => checkIdmap(nodes)),
-    guard('snapshots', () => checkSnapshotDirectory(config))
+    checkNas(config)
   ])
   return found.flat()
 }

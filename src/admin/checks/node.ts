@@ -18,7 +18,7 @@ import { getResources } from '../../lxd/resources.ts'
 import { getServer, isSupported, listMembers, type ServerInfo } from '../../lxd/server.ts'
 import { findPool, getPoolUsage, listPools } from '../../lxd/storage.ts'
 import { fault, type Finding, guard, ok, warning } from './finding.ts'
-import { checkMounts } from './mounts.ts'
+import { checkNas } from './nas.ts'
 
 /** Beyond this, tokens and codes expire at the wrong time and logs cannot be laid side by side. */
 const CLOCK_SKEW_MS = 5000
@@ -61,7 +61,7 @@ export async function checkNode(config: Config, node: NodeConfig): Promise<Findi
       guard('image', () => checkImages(context)),
       guard('gpus', () => checkGpus(context)),
       guard('address', () => checkAddress(context)),
-      guard('mounts', () => (isHere(context) ? checkMounts(config.path, node) : []))
+      isHere(context) && node.mounts.length > 0 ? checkNas(config, node) : []
     ])
     return found.flat()
   } finally {

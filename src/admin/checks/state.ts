@@ -17,7 +17,8 @@ export async function checkState(config: Config): Promise<Finding[]> {
     guard('state', () => checkModes(config.stateDir)),
     guard('database', () => checkDatabase(config)),
     guard('serve', () => checkServe(config.stateDir)),
-    guard('user-ca', () => checkUserCa(config.ssh.userCa))
+    guard('user-ca', () => checkUserCa(config.ssh.userCa)),
+    guard('web-admins', () => checkWebAdmins(config))
   ])
   return found.flat()
 }
@@ -72,4 +73,24 @@ function checkUserCa(path: string | undefined): Finding[] {
   const keys = lines.filter(line => line.trim() !== '' && !line.startsWith('#')).map(parsePublicKey)
   if (keys.length > 0) return [ok('user-ca', `${path}: ${keys.map(key => key.fingerprint).join(', ')}`)]
   return [fault('user-ca', `${path} holds no key`, `ssh-keygen -t ed25519 -f ${path.replace(/\.pub$/, '')}`)]
+}
+
+/** The name alone makes an admin of whoever has it. */
+function checkWebAdmins(config: Config): Finding[] {
+  const { admins, listen } = config.web
+  const path = databasePath(config)
+  if (listen === 'off' || admins.length === 0 || !existsSync(path)) return []
+  const database = new Sqlite(path, { readonly: true, timeout: 5000 })
+  try {
+    const users = new Set(database.prepare<[], string>('SELECT name FROM users').pluck().all())
+    const nobody = admins.filter(name => !users.has(name))
+    if (nobody.length === 0) return [ok('web-admins', admins.join(', '))]
+    return nobody.map(name => {
+      const claim = config.ldap ? `: who first signs in from the directory with a name like it becomes an admin` : ''
+      const mend = `berth invite ${name}   # makes the user; or take it out of web.admins in ${config.path}`
+      return warning('web-admins', `${name} in web.admins is no user${claim}`, mend)
+    })
+  } finally {
+    database.close()
+  }
 }

@@ -3,13 +3,18 @@ import { rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, request, type Server } from 'node:http'
 
 interface Answer {
-  path: string
+  readonly method: string
+  readonly path: string
+  status: number
   headers: Record<string, string | string[] | undefined>
   /** The whole document, changed in place. */
-  body: { metadata: Record<string, unknown> }
+  body: { metadata: Record<string, unknown>; [field: string]: unknown }
 }
 
-/** Stands before a real server and changes what it says: faults that this machine cannot be given (another clock, a GPU). */
+/**
+ * Stands before a real server and changes what it says: faults that this machine cannot be given (another clock, a GPU) or
+ * not at will (a race within the server).
+ */
 export async function startAnsweringProxy(
   socketPath: string,
   proxyPath: string,
@@ -20,13 +25,15 @@ export async function startAnsweringProxy(
     const passOn = async (answer: IncomingMessage): Promise<void> => {
       const chunks = (await answer.toArray()) as Buffer[]
       const told: Answer = {
+        method: String(method),
         path: url.split('?')[0] ?? '',
+        status: answer.statusCode ?? 500,
         headers: answer.headers,
         body: JSON.parse(Buffer.concat(chunks).toString()) as Answer['body']
       }
       change(told)
       const { 'content-length': _length, ...rest } = told.headers
-      reply.writeHead(answer.statusCode ?? 500, rest).end(JSON.stringify(told.body))
+      reply.writeHead(told.status, rest).end(JSON.stringify(told.body))
     }
     const passed = request({ socketPath, method, path: url, headers })
     passed.on('response', answer => void passOn(answer).catch((error: Error) => reply.destroy(error)))

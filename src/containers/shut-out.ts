@@ -1,0 +1,54 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { NodeConfig } from '../config.ts'
+import type { User } from '../directory/users.ts'
+import type { Report } from '../operations/operations.ts'
+import { closeFixedPort } from './access.ts'
+import { findContainer } from './find-container.ts'
+import { pushKeys } from './key-pushes.ts'
+import type { Parts } from './parts.ts'
+import { stopContainer } from './stop.ts'
+import { isNodeSilent } from './translate.ts'
+
+const STOP_TIMEOUT_MS = 30_000
+/** A node that is away is asked every ten seconds; one that refuses, less and less often. */
+const RETRY_MS = { first: 10_000, last: 5 * 60_000 }
+
+/** Does to a disabled member's container what is owed: no fixed port, no keys, and stopped unless it is to go on. */
+export async function shutOut(parts: Parts, user: User, node: NodeConfig, report: Report): Promise<string> {
+  const { shutOutOwed } = parts.records.need(user, node.name)
+  // Enabled again while this waited for its turn, or shut out by another.
+  if (shutOutOwed === undefined) return 'nothing to do'
+  await closeFixedPort(parts, user, node)
+  if (shutOutOwed === 'stop') await stopContainer(parts, user, node, STOP_TIMEOUT_MS, report)
+  const { outcome } = await pushKeys(parts, user, node)
+  if (outcome !== 'node-unavailable') parts.records.setShutOutOwed(user, node.name, undefined)
+  return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
+}
+
+/** Until `signal`: whom `disable` has not reached on a node is shut out as soon as the node answers. */
+export async function keepShuttingOut(
+  parts: Parts,
+  node: NodeConfig,
+  carryOut: (user: User) => Promise<unknown>,
+  signal: AbortSignal
+): Promise<void> {
+  for (let pauseMs = RETRY_MS.first; !signal.aborted;) {
+    await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => {})
+    if (signal.aborted) return
+    try {
+      for (const { userId } of parts.records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
+        const user = parts.users.byId(userId)
+        if (!user) continue
+        // Asked before it becomes an operation: the list of those would fill with attempts.
+        await findContainer(parts.lxdFor(node), node, user)
+        await carryOut(user)
+        parts.log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
+      }
+      pauseMs = RETRY_MS.first
+    } catch (err) {
+      if (isNodeSilent((err as Error).cause)) continue
+      pauseMs = Math.min(2 * pauseMs, RETRY_MS.last)
+      parts.log.warn({ node: node.name, err }, 'a disabled user is not shut out yet')
+    }
+  }
+}
