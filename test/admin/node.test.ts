@@ -9,7 +9,6 @@ import { run } from '../rig.ts'
 import { freePort } from '../free-port.ts'
 import { startAnsweringProxy } from '../lxd/answering-proxy.ts'
 import { Desk } from './desk.ts'
-import { itLong } from '../suite.ts'
 
 interface Found {
   check: string
@@ -26,7 +25,6 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await lxc('profile', 'delete', 'berth', '--project', 'berth')
-  await lxc('project', 'delete', 'berth')
   await lxc('network', 'delete', BRIDGE)
   await lxc('network', 'acl', 'delete', `berth-${BRIDGE}`)
 })
@@ -205,7 +203,7 @@ describe('berth doctor', () => {
     await finds(desk, { lxd: 'berth node trust gpu1', snapshots: 'snapshots.dir' })
   })
 
-  itLong('finds somebody else on the manage port', async () => {
+  it('finds somebody else on the manage port', async () => {
     await using desk = new Desk()
     const port = await freePort(lab.hostAddress)
     await configureFor(desk, { managePort: port })
@@ -240,7 +238,7 @@ describe('berth doctor', () => {
     return found.filter(({ level, text }) => level !== 'ok' && !text.includes('known hole'))
   }
 
-  itLong('finds a clock that is wrong by more than some seconds, either way', async () => {
+  it('finds a clock that is wrong by more than some seconds, either way', async () => {
     for (const [aheadMs, seconds] of [
       [90_000, 90],
       [-3_600_000, 3600],
@@ -264,7 +262,7 @@ describe('berth doctor', () => {
     }
   })
 
-  itLong('finds the xtables driver: slower, and a fault where nat is asked for', async () => {
+  it('finds the xtables driver: slower, and a fault where nat is asked for', async () => {
     const change = ({ path, body }: { path: string; body: { metadata: Record<string, unknown> } }) => {
       if (path === '/1.0') Object.assign(body.metadata['environment'] as object, { firewall: 'xtables' })
     }
@@ -275,7 +273,7 @@ describe('berth doctor', () => {
     ])
   })
 
-  itLong('finds a GPU that no driver holds, or only one for screens', async () => {
+  it('finds a GPU that no driver holds, or only one for screens', async () => {
     for (const driver of ['', 'nouveau', 'nvidia']) {
       const card = { driver, pci_address: '0000:65:00.0', vendor_id: '10de', vendor: 'NVIDIA', product: 'A100' }
       const found = await findsBehind(({ path, body }) => {
