@@ -15,7 +15,7 @@ import { makeFromArchive, makeFromTemplate } from './make-incoming.ts'
 import type { SnapshotRecord } from './snapshot-records.ts'
 import { discardNew, swapIn, swapSchema, type Swap } from './swap.ts'
 import { temporaryName } from './temporary-names.ts'
-import { tidyAfterSwap, tidyNode } from './tidy.ts'
+import { tidyNode } from './tidy.ts'
 
 interface ReplacementsParts {
   readonly config: Config
@@ -190,7 +190,8 @@ export class Replacements {
       await source.make(swap.incoming, facts, tell)
       journal.enter('swapping', swap)
       const holder = await swapIn(this.#parts, user, node, swap, facts, tell).catch(endedLater(node))
-      if (holder === 'new') return await tidyAfterSwap(this.#parts, user, node)
+      // Nobody waits for the files of the container before the last one to be deleted.
+      if (holder === 'new') return this.#tidy(node)
       journal.enter('discarding', swap)
       throw new UserError('cannot-create', `LXD on ${node.name} would not swap the two; your container is as it was.`, {
         hint: `Try again. If it stays so, tell your admin, who finds the fault with: berth node check ${node.name}`
@@ -223,7 +224,7 @@ export class Replacements {
       const facts = await this.#parts.nodeSetup.ensure(node)
       const holder = await swapIn(this.#parts, user, node, swap, facts, report)
       if (holder === 'new') {
-        await tidyAfterSwap(this.#parts, user, node)
+        this.#tidy(node)
         return 'replaced'
       }
       if (holder === 'none') return 'LXD has lost the container'

@@ -32,7 +32,7 @@ export async function tidyNode(
     await remove(parts, node, instance)
     parts.kept.forget(node.name, instance)
   }
-  for (const user of users.list()) await tidyAfterSwap(parts, user, node)
+  for (const user of users.list()) await deleteOlder(parts, user, node)
   // Listed before anybody is asked whether they are at work: who begins later makes another name.
   for (const { name } of await listInstances(lxd)) {
     const temporary = parseTemporaryName(name)
@@ -45,8 +45,8 @@ export async function tidyNode(
   }
 }
 
-/** After a swap: of a user's replaced containers only the newest is kept. Whatever fails is done by `tidyNode`. */
-export async function tidyAfterSwap(parts: Parts, user: User, node: NodeConfig): Promise<void> {
+/** Of a user's replaced containers only the newest is kept. */
+async function deleteOlder(parts: Parts, user: User, node: NodeConfig): Promise<void> {
   try {
     for (const { instance } of parts.kept.listOlder(user, node.name)) {
       await remove(parts, node, instance)
