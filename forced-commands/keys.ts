@@ -1,7 +1,7 @@
 import { defineCommand, type Command, type Invocation } from '../src/command/command.ts'
+import { describeKeys, keyEntry } from '../src/command/describe-keys.ts'
 import { manageLine } from '../src/command/lines.ts'
 import { requireUser } from '../src/command/require-user.ts'
-import { drawTable } from '../src/command/table.ts'
 import { formatTime } from '../src/command/units.ts'
 import type { Containers, KeyPush } from '../src/containers/containers.ts'
 import type { Keys, UserKey } from '../src/directory/keys.ts'
@@ -66,9 +66,9 @@ export default ({ keys, containers }: Parts): Command =>
           invocation
         )
       } else {
-        const list = keys.listFor(user)
-        if (json) reply.json(list.map(toJson))
-        else reply.out(describeList(list, invocation))
+        const list = keys.listFor(user).map(keyEntry)
+        if (json) reply.json(list)
+        else reply.out(describeKeys(list, formatTime, invocation.principal.key.fingerprint))
       }
     }
   })
@@ -133,29 +133,3 @@ function describePush({ outcome, fault }: KeyPush): string {
 }
 
 const describeKey = (key: UserKey): string => `${key.type} ${key.fingerprint}${key.comment && ` (${key.comment})`}`
-
-const toJson = ({ type, bits, fingerprint, comment, addedAtMs, lastUsedAtMs, lastUsedAddress }: UserKey) => ({
-  type,
-  bits,
-  fingerprint,
-  comment,
-  addedAtMs,
-  lastUsedAtMs,
-  lastUsedAddress
-})
-
-function describeList(list: UserKey[], { principal }: Invocation): string {
-  return drawTable(
-    ['FINGERPRINT', 'TYPE', 'BITS', 'COMMENT', 'ADDED', 'LAST USED'],
-    list.map(key => [
-      key.fingerprint + (key.fingerprint === principal.key.fingerprint ? ' (this one)' : ''),
-      key.type,
-      key.bits,
-      key.comment,
-      formatTime(key.addedAtMs),
-      key.lastUsedAtMs === undefined
-        ? 'never'
-        : `${formatTime(key.lastUsedAtMs)} from ${key.lastUsedAddress ?? 'nowhere'}`
-    ])
-  )
-}

@@ -228,11 +228,12 @@ export function isReadinessAwaited(environment: NodeJS.ProcessEnv = process.env)
 
 /**
  * Reads and checks berth.yaml; sizes become bytes and every default is filled in.
- * @throws UserError `bad-config` naming every fault by its path, all at once
+ * @throws UserError `no-config`; `bad-config` naming every fault by its path, all at once
  */
 export function loadConfig(path: string): Config {
   if (!existsSync(path)) {
-    throw new UserError('bad-config', `There is no file ${path}.`, { hint: 'Make one with: berth init' })
+    const option = path === DEFAULT_CONFIG_PATH ? '' : ` --config ${path}`
+    throw new UserError('no-config', `${path} does not exist.`, { hint: `Make it with: berth init${option}` })
   }
   return parseConfig(readFileSync(path, 'utf8'), path)
 }

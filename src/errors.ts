@@ -59,6 +59,7 @@ const WEB_REASONS = {
 const ADMIN_REASONS = {
   'unknown-user': { exitCode: 64, words: 'There is no such user.' },
   'unknown-node': { exitCode: 64, words: 'There is no such node.' },
+  'no-config': { exitCode: 65, words: 'There is no configuration yet.' },
   'bad-config': { exitCode: 65, words: 'The configuration is not valid.' },
   'bad-recipe': { exitCode: 65, words: 'The image recipe is not valid.' },
   'newer-database': { exitCode: 65, words: 'The database was written by a newer berth.' },

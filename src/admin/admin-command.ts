@@ -8,7 +8,7 @@ export interface AdminSession {
   readonly console: Console
   /** Where berth.yaml is or would be; the file need not exist. */
   readonly configPath: string
-  /** @throws UserError `bad-config` */
+  /** @throws UserError `no-config`, `bad-config` */
   loadConfig(): Config
   /** Runs an action in `berth serve` where it runs, else here; shows its progress. */
   perform<Params, Result>(action: Action<Params, Result>, params: Params): Promise<Result>

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { DEFAULT_CONFIG_PATH, parseConfig } from '../config.ts'
 import { listRecipes } from '../containers/image-recipe.ts'
@@ -13,11 +13,16 @@ export const init = defineCommand({
   command: 'init',
   describe: 'write a berth.yaml fitted to this machine, and a systemd unit',
   epilogue: `Finds LXD or Incus, its pools and images, the address and the GPUs. Writes what is missing and leaves what is there; with
---force writes both anew. Nothing is changed in LXD: berth makes its project and its bridge itself.`,
+--force writes both anew, and keeps what was there beside them, as berth.yaml.old. Nothing is changed in LXD: berth makes
+its project and its bridge itself.`,
   builder: yargs =>
     yargs
       .option('stdout', { type: 'boolean', default: false, describe: 'show the berth.yaml, write nothing' })
-      .option('force', { type: 'boolean', default: false, describe: 'write over what is there' })
+      .option('force', {
+        type: 'boolean',
+        default: false,
+        describe: 'write anew what is there, and keep the old beside it'
+      })
       .option('lxd', {
         type: 'string',
         requiresArg: true,
@@ -65,19 +70,33 @@ export const init = defineCommand({
         hint: 'To write them anew: berth init --force'
       })
     }
-    if (missing.includes(configPath)) write(configPath, await fit(), 0o600, force)
+    const kept: string[] = []
+    if (missing.includes(configPath)) kept.push(...write(configPath, await fit(), 0o600))
     const config = loadConfig()
     prepareStateDirectory(config.stateDir)
-    if (missing.includes(unit)) write(unit, renderUnit(config), 0o644, force)
+    if (missing.includes(unit)) kept.push(...write(unit, renderUnit(config), 0o644))
     console.out(`Wrote ${missing.join(' and ')}.`)
+    if (kept.length > 0) console.out(`What was there before is kept as ${kept.join(' and ')}.`)
     for (const path of wanted) if (!missing.includes(path)) console.out(`Left ${path} as it was.`)
     sayNext(session, unit !== 'none')
   }
 })
 
-function write(path: string, text: string, mode: number, force: boolean): void {
+/** @returns where the text is now that was there before, if it was another */
+function write(path: string, text: string, mode: number): string[] {
   mkdirSync(dirname(path), { recursive: true })
-  writeFileSync(path, text, { mode, flag: force ? 'w' : 'wx' })
+  const isThere = existsSync(path)
+  if (isThere && readFileSync(path, 'utf8') === text) return []
+  const kept = isThere ? [moveAside(path)] : []
+  writeFileSync(path, text, { mode, flag: 'wx' })
+  return kept
+}
+
+function moveAside(path: string): string {
+  let aside = `${path}.old`
+  for (let count = 2; existsSync(aside); count++) aside = `${path}.old${count}`
+  renameSync(path, aside)
+  return aside
 }
 
 function sayNext({ console, configPath }: AdminSession, withUnit: boolean): void {

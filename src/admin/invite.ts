@@ -28,13 +28,15 @@ ends the one before. The key enrolled is the one that the member's SSH client ha
   async handler({ name, json }, { console, perform, loadConfig }) {
     const config = loadConfig()
     const made = await perform(createInvite, { name })
-    const { created, state, fixedPort, code, expiresAtMs, hostKeyFingerprint } = made
+    const { created, state, fixedPort, code, expiresAtMs, ended, hostKeyFingerprint } = made
     const nodes = [...config.nodes.values()]
     const address = webAddress(config.web)
     const link = address === undefined ? undefined : inviteUrl(address, code)
     const lines = nodes.map(node => ({ node: node.name, line: enrolLine(node, name, code) }))
-    if (json) return console.json({ name, created, fixedPort, code, expiresAtMs, hostKeyFingerprint, lines, link })
+    if (json)
+      return console.json({ name, created, fixedPort, code, expiresAtMs, ended, hostKeyFingerprint, lines, link })
     if (created) console.out(`User ${name} is new, with fixed port ${fixedPort}.`)
+    if (ended) console.out(`The invite that ${name} had before has ended: only this one works.`)
     if (state === 'disabled') console.err(`${name} is disabled: the code works after \`berth user enable ${name}\`.`)
     console.out(`Send this to ${name}; it works once, until ${formatTime(expiresAtMs)}:
 

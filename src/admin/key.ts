@@ -1,32 +1,12 @@
 import { z } from 'zod'
 import type { App } from '../app.ts'
+import { describeKeys, keyEntry } from '../command/describe-keys.ts'
 import type { KeyPush } from '../containers/containers.ts'
-import type { UserKey } from '../directory/keys.ts'
 import { parsePublicKey } from '../directory/public-key.ts'
 import { defineAction } from './action.ts'
 import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
 import { type Console, formatTime } from './console.ts'
 import { readKeyLines } from './key-files.ts'
-
-export interface KeyEntry {
-  type: string
-  bits: number
-  fingerprint: string
-  comment: string
-  addedAtMs: number
-  lastUsedAtMs: number | null
-  lastUsedAddress: string | null
-}
-
-export const keyEntry = (key: UserKey): KeyEntry => ({
-  type: key.type,
-  bits: key.bits,
-  fingerprint: key.fingerprint,
-  comment: key.comment,
-  addedAtMs: key.addedAtMs,
-  lastUsedAtMs: key.lastUsedAtMs ?? null,
-  lastUsedAddress: key.lastUsedAddress ?? null
-})
 
 const addKeys = defineAction(
   'key.add',
@@ -61,19 +41,6 @@ const removeKey = defineAction(
 )
 
 export const keyActions = [addKeys, listKeys, removeKey]
-
-export function printKeys(console: Console, keys: KeyEntry[]): void {
-  console.table(
-    ['FINGERPRINT', 'TYPE', 'COMMENT', 'ADDED', 'LAST USED'],
-    keys.map(key => [
-      key.fingerprint,
-      key.type,
-      key.comment,
-      formatTime(key.addedAtMs),
-      key.lastUsedAtMs === null ? 'never' : `${formatTime(key.lastUsedAtMs)} from ${key.lastUsedAddress}`
-    ])
-  )
-}
 
 const OUTCOMES: Record<KeyPush['outcome'], string> = {
   pushed: 'has the new list of keys',
@@ -121,7 +88,7 @@ export const key: AdminGroup = {
       async handler({ name, json }, { console, perform }) {
         const keys = await perform(listKeys, { name })
         if (json) return console.json(keys)
-        if (keys.length > 0) return printKeys(console, keys)
+        if (keys.length > 0) return console.out(describeKeys(keys, formatTime))
         console.out(`${name} has no key. Make a code to enrol one with: berth invite ${name}`)
       }
     }),

@@ -122,6 +122,6 @@ async function verifyCertificate(
 
 export const node: AdminGroup = {
   command: 'node',
-  describe: 'the servers with LXD or Incus',
+  describe: 'the GPU servers, each with LXD or Incus',
   commands: [list, check, trust]
 }

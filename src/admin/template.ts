@@ -104,8 +104,8 @@ const build = defineCommand({
   command: 'build <name>',
   describe: 'build the image of a template from its recipe, and bring it to the nodes',
   epilogue: `Makes a Debian or Ubuntu image by debootstrap from templates/images/NAME.yaml, which takes some minutes, and gives it the
-template's alias on every node. Containers that exist are not touched. An image from elsewhere does as well:
-lxc image copy images:debian/12 local: --alias IMAGE`,
+template's alias on every node. Containers that exist are not touched. An image from elsewhere does as well if sshd and sudo
+are in it, as in Ubuntu's own: lxc image copy ubuntu:24.04 local: --alias IMAGE. (The remote images: of LXD 5.0 no longer serves it.)`,
   builder: yargs =>
     yargs
       .positional('name', { type: 'string', demandOption: true, describe: 'the template' })

@@ -1,11 +1,11 @@
 import { z } from 'zod'
 import type { App } from '../app.ts'
+import { keyEntry } from '../command/describe-keys.ts'
 import type { ContainerStatus } from '../containers/container-status.ts'
 import { parsePublicKey } from '../directory/public-key.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import { defineAction } from './action.ts'
-import { keyEntry } from './key.ts'
 
 const named = z.strictObject({ name: z.string() })
 

@@ -1,4 +1,5 @@
 import type { Argv } from 'yargs'
+import { describeKeys } from '../command/describe-keys.ts'
 import type { NodeOutcome } from '../containers/containers.ts'
 import { linkUrl, webAddress } from '../directory/sign-in-links.ts'
 import { UserError } from '../errors.ts'
@@ -6,7 +7,6 @@ import { type AdminGroup, defineCommand, jsonOption } from './admin-command.ts'
 import { countOf, formatBytes } from '../command/units.ts'
 import { type Console, formatTime } from './console.ts'
 import { firstNode } from './invite.ts'
-import { printKeys } from './key.ts'
 import { readKeyLines } from './key-files.ts'
 import {
   addUser,
@@ -86,7 +86,7 @@ const show = defineCommand({
     if (json) return console.json(user)
     console.out(`${user.name}: ${user.state}, fixed port ${user.fixedPort}, since ${formatTime(user.createdAtMs)}`)
     console.out('')
-    if (user.keys.length > 0) printKeys(console, user.keys)
+    if (user.keys.length > 0) console.out(describeKeys(user.keys, formatTime))
     else console.out(`No key. Make a code to enrol one with: berth invite ${name}`)
     console.out('')
     if (user.containers.length > 0) printContainers(console, user.containers)

@@ -73,34 +73,20 @@ export class Containers {
   readonly #readings = new Map<string, Promise<ContainerStatus>>()
   readonly #closing = new AbortController()
 
-  constructor({
-    config,
-    database,
-    keys,
-    users,
-    operations,
-    lxdFor,
-    probeHostKey,
-    generateHostKey,
-    log
-  }: ContainersParts) {
+  constructor({ database, operations, generateHostKey, ...shared }: ContainersParts) {
+    const { config, lxdFor, log } = shared
     this.#operations = operations
     this.parts = {
-      config,
-      keys,
-      users,
+      ...shared,
       records: new ContainerRecords(database),
       forwards: new PortForwards(database, config.forwardPorts),
       hostKeys: new HostKeys(database, generateHostKey),
       kept: new KeptContainers(database),
       nodeSetup: new NodeSetup(config.nodes.values(), lxdFor, log),
-      probeHostKey,
       keyTurns: new Turns(),
       keyRetries: new Map(),
       ailing: new Set(),
-      delivered: new Map(),
-      log,
-      lxdFor
+      delivered: new Map()
     }
   }
 

@@ -28,6 +28,8 @@ export interface Invited {
   readonly user: User
   readonly code: string
   readonly expiresAtMs: number
+  /** One from before, still good, has ended. */
+  readonly ended: boolean
 }
 
 /** What an admin does to a member as a whole, whether at the command line or in a browser. */

@@ -19,22 +19,23 @@ export class Invites {
     this.#keys = keys
   }
 
-  /** A new code for a user; older unused ones of the same user die. */
-  create(user: User): { code: string; expiresAtMs: number } {
+  /** A new code for a user. @returns with it whether one from before, still good, has `ended` by that */
+  create(user: User): { code: string; expiresAtMs: number; ended: boolean } {
     const code = makeCode(80).replace(/(.{4})(?=.)/g, '$1-')
     const now = Date.now()
     const expiresAtMs = now + INVITE_VALID_MS
-    this.#database
+    return this.#database
       .transaction(() => {
-        this.#database
-          .prepare('DELETE FROM invites WHERE (user_id = ? AND used_at_ms IS NULL) OR expires_at_ms < ?')
-          .run(user.id, now)
+        this.#database.prepare('DELETE FROM invites WHERE expires_at_ms < ?').run(now)
+        const { changes } = this.#database
+          .prepare('DELETE FROM invites WHERE user_id = ? AND used_at_ms IS NULL')
+          .run(user.id)
         this.#database
           .prepare('INSERT INTO invites (user_id, code_sha256, created_at_ms, expires_at_ms) VALUES (?, ?, ?, ?)')
           .run(user.id, hashCode(code), now, expiresAtMs)
+        return { code, expiresAtMs, ended: changes > 0 }
       })
       .immediate()
-    return { code, expiresAtMs }
   }
 
   /** Would the code let somebody in? Spends nothing, so that what only looks at links does not use them up. */

@@ -48,6 +48,10 @@ export class ArchiveProcess {
     return this.#child.exitCode !== null || this.#child.signalCode !== null || this.#child.pid === undefined
   }
 
+  get isIdle(): boolean {
+    return !this.hasEnded && this.#waiting.size === 0
+  }
+
   /** @throws whatever the call throws there */
   async call<Name extends keyof Calls>(
     name: Name,
@@ -104,12 +108,24 @@ export class ArchiveProcesses {
 
   /** The one for all that is short. @throws UserError `snapshots-unavailable` */
   get shared(): ArchiveProcess {
-    if (!this.#shared || this.#shared.hasEnded || this.#stuck.has(this.#shared)) this.#shared = this.start()
+    if (!this.#shared || this.#shared.hasEnded || this.#stuck.has(this.#shared)) this.#shared = this.#fork()
     return this.#shared
   }
 
-  /** One more, for what is long; the caller ends it. @throws UserError `snapshots-unavailable` while the NAS keeps an earlier one */
+  /**
+   * One for what is long; the caller ends it. The one for all that is short, when it has nothing to do: another takes most of a second.
+   * @throws UserError `snapshots-unavailable` while the NAS keeps an earlier one
+   */
   start(): ArchiveProcess {
+    const shared = this.#shared
+    if (shared?.isIdle && !this.#stuck.has(shared)) {
+      this.#shared = undefined
+      return shared
+    }
+    return this.#fork()
+  }
+
+  #fork(): ArchiveProcess {
     if (this.#stuck.size > 0) throw unavailable(this.#path, 'the NAS does not answer')
     return new ArchiveProcess(this.#path, silent => {
       this.#stuck.add(silent)

@@ -7,7 +7,7 @@ import type { InspectionOrder, InspectionReport } from './inspect.ts'
 import { Inspection } from './inspection.ts'
 import { NasSilence, unlessSilent } from './nas-silence.ts'
 
-const PIECE_BYTES = 512 * 1024
+const PIECE_BYTES = 1024 * 1024
 /** Pieces given out before the first of them is taken. */
 const WINDOW = 2
 

@@ -87,7 +87,7 @@ export async function inspectArchive(
   return verdict
 }
 
-const COLLECT_EVERY_BYTES = 2 * 2 ** 20
+const COLLECT_EVERY_BYTES = 4 * 2 ** 20
 
 /** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
 function startInspection(

@@ -1,12 +1,9 @@
 import { createHash } from 'node:crypto'
 import { ArchiveLayout } from './archive-layout.ts'
 import { refuseArchive } from './archive-refusal.ts'
-import { collectBuffers } from './collect-buffers.ts'
 import type { ArchiveContents, Claims } from './inspect.ts'
 import { createUnpacker, type Unpacker } from './one-frame.ts'
 import { TarReader } from './tar-reader.ts'
-
-const COLLECT_EVERY_BYTES = 2 * 2 ** 20
 
 /** Hashes, unpacks and inspects an archive of a known size that is given in pieces. All but what its two YAML files say. */
 export class Inspection {
@@ -16,7 +13,6 @@ export class Inspection {
   readonly #layout: ArchiveLayout
   readonly #tar: TarReader
   readonly #unpacker: Unpacker
-  #collectedAt = 0
 
   /** @throws UserError `archive-refused`, as do its methods */
   constructor(claims: Claims, sizeBytes: number, receiveYaml: (path: string, content: Uint8Array) => void) {
@@ -56,8 +52,5 @@ export class Inspection {
     if (this.#tar.sizeBytes + plain.length > uncompressedBytes)
       refuseArchive(`It unpacks to more than the ${uncompressedBytes} bytes that were recorded.`)
     this.#tar.push(plain)
-    if (this.#tar.sizeBytes - this.#collectedAt < COLLECT_EVERY_BYTES) return
-    this.#collectedAt = this.#tar.sizeBytes
-    collectBuffers()
   }
 }

@@ -17,7 +17,6 @@ export interface WriteOptions {
   readonly onProgress: (doneBytes: number) => void
 }
 
-/** Of the archive, or of what is inside it. */
 const COLLECT_EVERY_BYTES = 4 * 2 ** 20
 
 /**
@@ -42,9 +41,9 @@ export async function writeArchive(
     const works = Promise.allSettled([archive.write(chunk), unpacker.write(chunk).catch(broken)])
     hash.update(chunk)
     for (const work of await works) if (work.status === 'rejected') throw work.reason
-    if (sizeBytes + tar.sizeBytes - collectedAt > COLLECT_EVERY_BYTES) {
+    if (sizeBytes - collectedAt > COLLECT_EVERY_BYTES) {
       collectBuffers()
-      collectedAt = sizeBytes + tar.sizeBytes
+      collectedAt = sizeBytes
     }
     onProgress(sizeBytes)
   }

@@ -37,12 +37,16 @@ export function addAdminUsers(app: FastifyInstance, parts: SiteParts): void {
     needAdmin(request)
     const { name } = readForm(inviteForm, request.body)
     try {
-      const { code, expiresAtMs, created, user } = await audited(audit, request, { words: ['invite', name] }, () =>
-        members.invite(name)
+      const { code, expiresAtMs, created, ended, user } = await audited(
+        audit,
+        request,
+        { words: ['invite', name] },
+        () => members.invite(name)
       )
       const invited = {
         name,
         isNew: created,
+        hasEnded: ended,
         isDisabled: user.state === 'disabled',
         fixedPort: user.fixedPort,
         link: inviteUrl(address, code),

@@ -54,16 +54,22 @@ export function addAdminApi(api: Api, { users, members, links, containers, confi
     }
   )
 
-  const invited = z.object({ created: z.boolean(), code: z.string(), link: z.string(), expiresAtMs: z.number() })
+  const invited = z.object({
+    created: z.boolean(),
+    code: z.string(),
+    link: z.string(),
+    expiresAtMs: z.number(),
+    ended: z.boolean()
+  })
   api.post(
     '/api/v1/users/:name/invite',
     route('Make an invite, and the user where there is none', { params: named, response: { 200: invited } }),
     async request => {
       const { name } = request.params
-      const { created, code, expiresAtMs } = await audited(audit, request, { words: ['invite', name] }, () =>
+      const { created, code, expiresAtMs, ended } = await audited(audit, request, { words: ['invite', name] }, () =>
         members.invite(name)
       )
-      return { created, code, link: inviteUrl(address, code), expiresAtMs }
+      return { created, code, link: inviteUrl(address, code), expiresAtMs, ended }
     }
   )
 

@@ -3,7 +3,6 @@ import { z } from 'zod'
 import { knownHosts } from '../command/known-hosts.ts'
 import type { NodeConfig } from '../config.ts'
 import { addKeyLines, keyLines } from '../directory/key-lines.ts'
-import type { UserKey } from '../directory/keys.ts'
 import { renderSshConfig } from '../directory/ssh-config.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
@@ -80,16 +79,6 @@ const text = z.object({ text: z.string() })
 const onNode = z.object({ node: z.string() })
 const done = z.object({ node: z.string(), done: z.boolean(), operation: operation.optional() })
 
-const toJson = ({ type, bits, fingerprint, comment, addedAtMs, lastUsedAtMs, lastUsedAddress }: UserKey) => ({
-  type,
-  bits,
-  fingerprint,
-  comment,
-  addedAtMs,
-  lastUsedAtMs,
-  lastUsedAddress
-})
-
 /** What a member sees and does on the pages. */
 export function addMemberApi(api: Api, parts: ApiParts): void {
   const { keys, containers, snapshots, config, audit, keyChanges } = parts
@@ -107,7 +96,7 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
   })
 
   api.get('/api/v1/keys', route('read', 'Your keys', { response: { 200: z.array(key) } }), request =>
-    keys.listFor(needUser(request)).map(toJson)
+    keys.listFor(needUser(request))
   )
 
   const added = z.object({ added: z.array(key), containers: z.array(push) })
@@ -124,7 +113,7 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
         throw new UserError('bad-key', 'It is empty.', { hint: 'Give the content of a .pub file.' })
       const fresh = await audited(audit, request, { words: ['keys', 'add'] }, () => addKeyLines(keys, owner, lines))
       const pushes = await keyChanges.follow(owner, { kind: 'added', keys: fresh })
-      return { added: fresh.map(toJson), containers: [...pushes] }
+      return { added: fresh, containers: [...pushes] }
     }
   )
 
@@ -143,7 +132,7 @@ export function addMemberApi(api: Api, parts: ApiParts): void {
         keys.remove(owner, fingerprint)
       )
       const pushes = await keyChanges.follow(owner, { kind: 'removed', keys: [gone] })
-      return { removed: toJson(gone), containers: [...pushes] }
+      return { removed: gone, containers: [...pushes] }
     }
   )
 

@@ -14,7 +14,7 @@ const MEMBER_PAGES = [
 ]
 const ADMIN_PAGES = [
   { href: '/admin/users', word: 'nav.users' },
-  { href: '/admin/machines', word: 'nav.machines' },
+  { href: '/admin/nodes', word: 'nav.nodes' },
   { href: '/admin/audit', word: 'nav.audit' }
 ]
 

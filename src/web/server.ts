@@ -9,7 +9,7 @@ import type { Config } from '../config.ts'
 import { UserError } from '../errors.ts'
 import { addAdminUsers } from './admin-users.ts'
 import { addAuditPage } from './audit-page.ts'
-import { addMachinesPage } from './machines-page.ts'
+import { addNodesPage } from './nodes-page.ts'
 import { addApi } from './api.ts'
 import { addAccessTokenPage } from './access-token-page.ts'
 import { addConfigPage } from './config-page.ts'
@@ -94,7 +94,7 @@ async function createSite(parts: SiteParts): Promise<FastifyInstance> {
   addGuidePage(app, parts)
   addAccessTokenPage(app, parts)
   addAdminUsers(app, parts)
-  addMachinesPage(app, parts)
+  addNodesPage(app, parts)
   addAuditPage(app, parts)
   await addApi(app, parts, keyChanges)
   app.addHook('onResponse', (request, reply, done) => {

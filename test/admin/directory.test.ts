@@ -138,6 +138,7 @@ describe('berth invite', () => {
     const { stdout } = await desk.berth(['invite', 'ines'])
     expect(stdout).toContain('User ines is new')
     expect(stdout).toContain('ssh-keygen -t ed25519')
+    expect(stdout).not.toContain('has ended')
     const code = '[0-9A-Z]{4}(-[0-9A-Z]{4}){3}'
     const line = `ssh -p \\d+ -i ~/\\.ssh/id_ed25519 -o IdentitiesOnly=yes enroll@127\\.0\\.0\\.1 ines ${code}`
     expect(stdout).toMatch(new RegExp(line))
@@ -145,7 +146,8 @@ describe('berth invite', () => {
     const hostKey = await run(['ssh-keygen', '-lf', join(desk.stateDir, 'ssh_host_ed25519_key')])
     expect(hostKey.stdout).toContain(fingerprint as string)
     const again = await desk.json<{ expiresAtMs: number; code: string; lines: object[] }>('invite', 'ines')
-    expect(again).toMatchObject({ name: 'ines', created: false })
+    expect(again).toMatchObject({ name: 'ines', created: false, ended: true })
+    expect((await desk.berth(['invite', 'ines'])).stdout).toContain('The invite that ines had before has ended')
     const days = (again.expiresAtMs - Date.now()) / 86_400_000
     expect(days).toBeGreaterThan(6.99)
     expect(days).toBeLessThanOrEqual(7)
@@ -175,7 +177,10 @@ describe('listings', () => {
     expect((await list({ BERTH_CONFIG: desk.configPath })).code).toBe(0)
     const missing = await list({ BERTH_CONFIG: '/nowhere/berth.yaml' })
     expect(missing.code).toBe(65)
-    expect(missing.stderr).toContain('/nowhere/berth.yaml')
+    expect(missing.stderr).toBe(
+      'berth: There is no configuration yet. /nowhere/berth.yaml does not exist.\n' +
+        'Make it with: berth init --config /nowhere/berth.yaml\n'
+    )
     expect((await desk.berth(['user', 'list'], { env: { BERTH_CONFIG: '/nowhere/berth.yaml' } })).code).toBe(0)
   })
 

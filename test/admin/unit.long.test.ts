@@ -37,7 +37,6 @@ describe("the unit that `berth init` writes, under the machine's systemd", () =>
     await lxc('delete', '--force', MACHINE)
     await lxc('delete', '--force', 'alice', '--project', 'berth')
     await lxc('profile', 'delete', 'berth', '--project', 'berth')
-    await lxc('project', 'delete', 'berth')
     for (const network of [BRIDGE, `${BRIDGE}b`]) await lxc('network', 'delete', network)
     await lxc('network', 'acl', 'delete', `berth-${BRIDGE}b`)
   })

@@ -18,7 +18,9 @@ describe('keys', () => {
     const fingerprint = await fingerprintOf(`${alice.identity}.pub`)
     const { code, stdout } = await alice.manage('keys')
     expect(code).toBe(0)
-    expect(stdout).toContain(`${fingerprint} (this one)`)
+    expect(stdout).toMatch(/^SHA256:\S+ {2}ssh-ed25519 {2}alice\n {4}added .*, last used .* from .*, this one\n$/)
+    expect(stdout).toContain(fingerprint)
+    for (const line of stdout.split('\n')) expect(line.length).toBeLessThanOrEqual(80)
     expect(JSON.parse((await alice.manage('keys --json')).stdout)).toMatchObject([
       { fingerprint, type: 'ssh-ed25519', comment: 'alice' }
     ])

@@ -82,7 +82,7 @@ describe.each(['lxd', 'incus'] as const)('two members of a cluster, %s', server 
       reports: { node?: string; findings: { check: string; level: string; mend: string; text: string }[] }[]
     }
     const found = reports.find(({ node }) => node === name)?.findings ?? []
-    return found.filter(({ level, text }) => level !== 'ok' && !text.includes('known holes'))
+    return found.filter(({ level, text }) => level !== 'ok' && !text.includes('known hole'))
   }
 
   it('are surveyed by init, each with its name and a project of its own', async () => {

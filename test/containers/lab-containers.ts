@@ -18,7 +18,6 @@ import { deleteInstance, listInstances, setInstanceState, STATUS } from '../../s
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
-import { projects } from '../../src/lxd/projects.ts'
 import { Operations } from '../../src/operations/operations.ts'
 import { generateHostKey } from '../../src/ssh/host-key.ts'
 import { probeHostKey } from '../../src/ssh/probe-host-key.ts'
@@ -173,8 +172,8 @@ export class LabContainers implements AsyncDisposable {
       await deleteInstance(this.lxd, name)
     }
     const shared = this.lxd.inProject('default')
+    // The project goes with the lab: whoever asks for a bridge just when one is deleted is told that it is not there.
     await profiles.remove(this.lxd, 'berth').catch(() => {})
-    await projects.remove(shared, this.node.project).catch(() => {})
     await networks.remove(shared, this.node.network).catch(() => {})
     await networkAcls.remove(shared, `berth-${this.node.network}`).catch(() => {})
     await this.lxd.close()

@@ -134,6 +134,7 @@ describe('invites', () => {
     users.add('bob')
     const first = invites.create(alice)
     const second = invites.create(alice)
+    expect([first.ended, second.ended]).toEqual([false, true])
     const refusals = [
       () => invites.redeem('alice', '0000-0000-0000-0000', makeKey()),
       () => invites.redeem('bob', second.code, makeKey()),

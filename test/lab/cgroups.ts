@@ -1,5 +1,6 @@
 import { mkdir, readFile, readdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ELSEWHERE, UnfitMachine } from './unfit-machine.ts'
 
 export interface Hierarchy {
   type: 'cgroup' | 'cgroup2'
@@ -8,6 +9,14 @@ export interface Hierarchy {
   mountPoint: string
   /** The lab's own directory in it. */
   directory: string
+}
+
+/** What of /proc/mounts is a cgroup hierarchy. */
+export async function listCgroupMounts(): Promise<(Pick<Hierarchy, 'type' | 'mountPoint'> & { options: string })[]> {
+  const lines = (await readFile('/proc/mounts', 'utf8')).split('\n').map(line => line.split(' '))
+  return lines.flatMap(([, mountPoint = '', type, options = '']) =>
+    type === 'cgroup' || type === 'cgroup2' ? [{ mountPoint, type, options }] : []
+  )
 }
 
 /**
@@ -21,9 +30,7 @@ export async function createCgroups(name: string): Promise<Hierarchy[]> {
     if (match !== null) own.set(match[1]!, match[2]!)
   }
   const hierarchies: Hierarchy[] = []
-  for (const line of (await readFile('/proc/mounts', 'utf8')).split('\n')) {
-    const [, mountPoint, type, options] = line.split(' ')
-    if ((type !== 'cgroup' && type !== 'cgroup2') || mountPoint === undefined || options === undefined) continue
+  for (const { mountPoint, type, options } of await listCgroupMounts()) {
     const words = options
       .split(',')
       .filter(word => !/^(rw|relatime|no.*|xattr|memory_.*|release_agent=.*|clone_children)$/.test(word))
@@ -47,7 +54,12 @@ export async function createCgroups(name: string): Promise<Hierarchy[]> {
 async function handOnControllers(mountPoint: string): Promise<void> {
   const available = (await readFile(join(mountPoint, 'cgroup.controllers'), 'utf8')).trim().split(' ')
   for (const controller of ['cpu', 'cpuset', 'io', 'memory', 'pids']) {
-    if (available.includes(controller)) await writeFile(join(mountPoint, 'cgroup.subtree_control'), `+${controller}`)
+    if (!available.includes(controller)) continue
+    await writeFile(join(mountPoint, 'cgroup.subtree_control'), `+${controller}`).catch((error: Error) => {
+      throw new UnfitMachine(
+        `The controller ${controller} of the cgroups is not to be had (${error.message}): ${ELSEWHERE}.`
+      )
+    })
   }
 }
 

@@ -29,6 +29,18 @@ describe('a lab', () => {
     expect(await Promise.all(pids.map(pid => readlink(`/proc/${pid}/ns/net`).catch(() => '')))).not.toContain(netns)
   })
 
+  test.each([
+    ['umount -R /sys/fs/cgroup', /^lab: No cgroups are mounted here, .*mount -t cgroup2.*\.\n$/],
+    [
+      'mount -o remount,bind,ro $(findmnt -nro TARGET -t cgroup,cgroup2 | tail -n 1)',
+      /^lab: .* cannot be written, .*\.\n$/
+    ]
+  ])('says in a sentence what the machine lacks, after %s', async (spoil, told) => {
+    const up = `${process.execPath} ${join(import.meta.dirname, 'main.ts')} up --name ${name}`
+    const spoilt = run('unshare', '--mount', 'sh', '-c', `${spoil} && exec ${up}`)
+    await expect(spoilt).rejects.toMatchObject({ code: 1, stderr: expect.stringMatching(told) })
+  })
+
   test('takes a new client over HTTPS, and tells one it does not trust apart', async () => {
     const lab = await upLab({ name, images: [] })
     const { cert, key, serverCertificate } = await trustNewClient(lab)

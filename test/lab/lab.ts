@@ -2,6 +2,7 @@ import { mkdir, readFile, readdir, rename, rm, writeFile } from 'node:fs/promise
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { cachedImage, cachedIncusTree, type ImageFiles } from './images.ts'
+import { checkMachine } from './machine.ts'
 import { installPackages } from './packages.ts'
 import { closePlace, isOpen, type Place } from './place.ts'
 import { run, takeLock } from './run.ts'
@@ -36,7 +37,7 @@ export async function upLab(options: LabOptions = {}): Promise<Lab> {
   const { name = 'default', servers = ['lxd'], images = ['debian-12'], poolDriver = 'btrfs' } = options
   const { cacheDir = '/var/cache/berth-lab', say = () => {} } = options
   checkName(name)
-  if (process.getuid?.() !== 0) throw new Error('a lab needs root')
+  await checkMachine()
   const timed = timeSteps(say)
   await timed('packages', () => installPackages(say))
   await mkdir(labsDir, { recursive: true })

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import { downLab, listLabs, upLab } from './lab.ts'
+import { UnfitMachine } from './unfit-machine.ts'
 
 const usage = `usage: node test/lab/main.ts up [--name NAME] [--images NAME,…] [--incus] [--no-lxd] [--pool btrfs|dir] [--json]
        node test/lab/main.ts down [--name NAME]
@@ -32,6 +33,10 @@ switch (positionals.join(' ')) {
       poolDriver: values.pool,
       ...(cacheDir !== undefined && { cacheDir }),
       say
+    }).catch((error: unknown) => {
+      if (!(error instanceof UnfitMachine)) throw error
+      say(error.message)
+      process.exit(1)
     })
     process.stdout.write(values.json ? `${JSON.stringify(lab)}\n` : `${lab.lxdSocket}\n${lab.nodeAddress}\n`)
     break

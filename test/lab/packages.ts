@@ -1,5 +1,6 @@
 import { chmod, readFile, rm, writeFile } from 'node:fs/promises'
 import { run, takeLock, tryRun } from './run.ts'
+import { UnfitMachine } from './unfit-machine.ts'
 
 const packages = [
   'btrfs-progs',
@@ -32,8 +33,10 @@ export async function installPackages(say: (line: string) => void, also: readonl
     await using _policy = await refuseServiceStarts()
     const install = ['install', '-o', 'DPkg::Lock::Timeout=300', '--yes', '--no-install-recommends', ...missing]
     if ((await tryRun('apt-get', ...install)) === undefined) {
-      await run('apt-get', 'update')
-      await run('apt-get', ...install)
+      const ran = run('apt-get', 'update').then(() => run('apt-get', ...install))
+      await ran.catch(({ stderr }: { stderr: string }) => {
+        throw new UnfitMachine(`These packages could not be installed: ${missing.join(', ')}.\n${stderr.trim()}`)
+      })
     }
   }
   await raiseInotifyLimits()

@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { knownHoles } from '../../src/lxd/known-holes.ts'
 import { compareVersions, isSupported, parseVersion, type ServerInfo } from '../../src/lxd/server.ts'
@@ -29,6 +31,22 @@ describe('knownHoles', () => {
     const fixOf = (version: string) =>
       knownHoles({ kind: 'lxd', version }).find(hole => hole.id === 'CVE-2026-34178')?.fixedIn
     expect([fixOf('5.0.2'), fixOf('5.21.0'), fixOf('6.1')]).toEqual(['5.0.7', '5.21.5', '6.8.0'])
+  })
+
+  test('the last of them is mended last', () => {
+    for (const [kind, version, last] of [
+      ['lxd', '5.0.2', '5.0.9'],
+      ['lxd', '6.1', '6.10.0'],
+      ['incus', '6.0.4', '7.3.0']
+    ] as const)
+      expect(knownHoles({ kind, version }).at(-1)?.fixedIn).toBe(last)
+  })
+
+  test('are all told of in docs/operations.md', () => {
+    const text = readFileSync(join(import.meta.dirname, '../../docs/operations.md'), 'utf8')
+    for (const kind of ['lxd', 'incus'] as const)
+      for (const { id, fixedIn } of knownHoles({ kind, version: '' }))
+        expect(text).toMatch(new RegExp(`\\| \`${id}\` .*[ |]${fixedIn.replaceAll('.', '\\.')} +\\|\n`))
   })
 
   test('a version nobody can read has them all', () => {

@@ -50,6 +50,7 @@ describe('the API', () => {
     expect(added).toMatchObject({ status: 200, json: { added: [{ comment: 'script' }, { comment: 'second' }] } })
     const { json: list } = await call(token, 'GET', '/api/v1/keys')
     expect(list.map(key => key['comment'])).toEqual(['script', 'second'])
+    expect(list[0]).not.toHaveProperty('blob')
     const { fingerprint } = list[0] as { fingerprint: string }
     expect(await call(token, 'DELETE', `/api/v1/keys/${encodeURIComponent(fingerprint)}`)).toMatchObject({
       status: 200,

@@ -365,7 +365,7 @@ describe('requests no browser sends', () => {
   it('open no admin page or action to members, nor any page to strangers', async () => {
     const alice = await clientOf(site, 'alice')
     const _csrf = await alice.formToken('/keys')
-    for (const path of ['/admin/users', '/admin/machines', '/admin/audit', '/api/v1/users', '/api/v1/audit'])
+    for (const path of ['/admin/users', '/admin/nodes', '/admin/audit', '/api/v1/users', '/api/v1/audit'])
       expect((await alice.request(path)).status, path).toBe(403)
     for (const path of [
       '/admin/users/invite',

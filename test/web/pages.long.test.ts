@@ -27,7 +27,7 @@ const MEMBER_PAGES = {
 }
 const ADMIN_PAGES = {
   users: '/admin/users',
-  machines: '/admin/machines',
+  nodes: '/admin/nodes',
   audit: '/admin/audit',
   'api-docs': '/api/docs',
   error: '/no/such/page'
@@ -133,7 +133,7 @@ describe('every page', () => {
     page.on('request', request => asked.push(request.url()))
     const failed: string[] = []
     page.on('console', message => message.type() === 'error' && failed.push(message.text()))
-    for (const path of [...Object.values(MEMBER_PAGES), '/admin/users', '/admin/machines']) await page.goto(path)
+    for (const path of [...Object.values(MEMBER_PAGES), '/admin/users', '/admin/nodes']) await page.goto(path)
     expect(asked.filter(address => !address.startsWith(url))).toEqual([])
     expect(failed).toEqual([])
     await context.close()
@@ -298,11 +298,17 @@ describe('an extra port', () => {
 })
 
 describe('admins', () => {
-  it('invite, disable, enable and remove members, and see machines and what was done', async () => {
+  it('invite, disable, enable and remove members, and see nodes and what was done', async () => {
     const { context, page } = await enter('alice', { javaScript: false })
     await page.goto('/admin/users')
-    await page.getByLabel('Invite, by user name').fill('dave')
-    await page.getByRole('button', { name: 'Invite' }).click()
+    const inviteDave = async () => {
+      await page.getByLabel('Invite, by user name').fill('dave')
+      await page.getByRole('button', { name: 'Invite' }).click()
+    }
+    await inviteDave()
+    expect(await page.locator('main').innerText()).not.toContain('has ended')
+    await inviteDave()
+    expect(await page.locator('main').innerText()).toContain('The one before has ended.')
     const invite = (await page.locator('#invite-link').innerText()).trim()
     expect(await page.locator('#invite-line').innerText()).toMatch(/enroll@.* dave /)
     const dave = await openBrowser(browser, url, { javaScript: false })
@@ -330,7 +336,7 @@ describe('admins', () => {
     expect(await rowOf('dave').count()).toBe(0)
     expect((await rig.berth('user', 'show', 'dave')).code).toBe(64)
 
-    await page.goto('/admin/machines')
+    await page.goto('/admin/nodes')
     await expect
       .poll(async () => (await page.reload(), page.locator('main').innerText()), { timeout: 30_000 })
       .toMatch(/gpu1.*answers.*LXD 5/s)

@@ -9,7 +9,7 @@ const USERS = 5000
 const KEYS_EACH = 3
 const PAGES = [
   ...['/', '/keys', '/ssh-config', '/containers', '/guide', '/access-tokens', '/api/docs'],
-  ...['/admin/users', '/admin/users?q=user-49', '/admin/users?page=100', '/admin/machines', '/admin/audit'],
+  ...['/admin/users', '/admin/users?q=user-49', '/admin/users?page=100', '/admin/nodes', '/admin/audit'],
   ...['/api/v1/keys', '/api/v1/users?limit=200', '/api/v1/audit']
 ]
 

@@ -60,6 +60,7 @@ describe('the words of the pages', () => {
   it('explain in Chinese every reason that a page can meet', () => {
     const pages = new Pages()
     const ofCommands = [
+      'no-config',
       'bad-config',
       'bad-recipe',
       'newer-database',

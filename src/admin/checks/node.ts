@@ -1,6 +1,7 @@
 import { lookup } from 'node:dns/promises'
 import { isIP } from 'node:net'
 import { connectToNode } from '../../app.ts'
+import { countOf } from '../../command/units.ts'
 import type { Config, NodeConfig } from '../../config.ts'
 import { listRecipes } from '../../containers/image-recipe.ts'
 import { readHostAddresses } from '../../containers/node-setup.ts'
@@ -148,19 +149,17 @@ function connectionFault(node: NodeConfig, error: unknown): Finding {
 
 function checkVersion({ node, server }: Context): Finding[] {
   const name = `${server.kind === 'incus' ? 'Incus' : 'LXD'} ${server.version}`
-  const packaged = node.lxd.includes('/snap/')
-    ? 'snap refresh lxd'
-    : `apt-get update && apt-get install --only-upgrade ${server.kind}`
-  const upgrade = packaged + where(node)
-  if (!isSupported(server)) return [fault('lxd', `${name} is older than LXD 5.0 and Incus 6.0`, upgrade)]
+  const isSnap = node.lxd.includes('/snap/')
+  const upgrade = isSnap ? 'snap refresh lxd' : `apt-get update && apt-get install --only-upgrade ${server.kind}`
+  if (!isSupported(server)) return [fault('lxd', `${name} is older than LXD 5.0 and Incus 6.0`, upgrade + where(node))]
   const answer = ok('lxd', `${name} at ${node.lxd}`)
   const holes = knownHoles(server)
-  if (holes.length === 0) return [answer]
-  const list = holes.map(({ id, what, fixedIn }) => `${id} (mended in ${fixedIn}): ${what}`).join('; ')
-  return [
-    answer,
-    warning('lxd', `unless its package mends them, ${name} has known holes in importing: ${list}`, upgrade)
-  ]
+  const last = holes.at(-1)
+  if (last === undefined) return [answer]
+  const count = countOf(holes.length, 'known hole')
+  const text = `by its version ${name} has ${count} in importing, mended by ${last.fixedIn}: see docs/operations.md`
+  const list = isSnap ? '' : ` && zgrep CVE- /usr/share/doc/${server.kind}/changelog.Debian.gz`
+  return [answer, warning('lxd', text, upgrade + list + where(node))]
 }
 
 async function checkClock({ node, lxd }: Context): Promise<Finding[]> {
@@ -261,7 +260,7 @@ async function checkImages(context: Context): Promise<Finding[]> {
       const build = [name, image].find(word => recipes.includes(word))
       const mend =
         build === undefined
-          ? `${tool(context)} image copy images:SOME/IMAGE local: --alias ${image}${where(node)}`
+          ? `${tool(context)} image copy REMOTE:IMAGE local: --alias ${image}${where(node)}`
           : `berth template build ${name}`
       return fault('image', `no image ${image} for the template ${name}`, mend)
     })
@@ -276,7 +275,7 @@ async function checkGpus({ node, lxd }: Context): Promise<Finding[]> {
     return [
       fault(
         'gpus',
-        `not in the machine: ${missing.join(', ')}`,
+        `not in the node: ${missing.join(', ')}`,
         `lspci -nn -d ::0300; lspci -nn -d ::0302${where(node)}   # then gpus in berth.yaml`
       )
     ]

@@ -78,7 +78,7 @@ export async function play(stage: Stage, console: Console, signal: AbortSignal):
     await type({ typed, argv: [...ssh, ...words], appendTo: file, answer: /\S/ })
   }
 
-  tell('One line, once a server: the container.')
+  tell('One line, once a node: the container.')
   const register = `register@${node}-manage`
   await type({ typed: `ssh ${register} ${user}`, argv: [...ssh, register, user], answer: /ready/ })
   await type(manage('status', /running/))

@@ -11,15 +11,15 @@ import { needAdmin, type SiteParts } from './site.ts'
 const MOST_NAMES = 100
 
 /** Every node: does it answer, what is it, how loaded, which containers run. */
-export function addMachinesPage(app: FastifyInstance, parts: SiteParts): void {
+export function addNodesPage(app: FastifyInstance, parts: SiteParts): void {
   const { config, containers, pages } = parts
-  const readings = new Readings<Awaited<ReturnType<typeof readMachine>>>()
+  const readings = new Readings<Awaited<ReturnType<typeof readNode>>>()
 
-  app.get('/admin/machines', async (request, reply) => {
+  app.get('/admin/nodes', async (request, reply) => {
     needAdmin(request)
-    const machines = await Promise.all(
+    const nodes = await Promise.all(
       [...config.nodes.values()].map(async node => {
-        const reading = await readings.take(node.name, () => readMachine(parts, node))
+        const reading = await readings.take(node.name, () => readNode(parts, node))
         return {
           node: node.name,
           address: node.address,
@@ -27,16 +27,16 @@ export function addMachinesPage(app: FastifyInstance, parts: SiteParts): void {
           registered: containers.countOn(node),
           isAsking: !reading,
           fault: reading?.fault && pages.explain(reading.fault, request.visitor.language),
-          machine: reading?.value
+          facts: reading?.value
         }
       })
     )
-    if (machines.some(({ isAsking }) => isAsking)) reply.header('refresh', '2')
-    return reply.page('machines', { machines })
+    if (nodes.some(({ isAsking }) => isAsking)) reply.header('refresh', '2')
+    return reply.page('nodes', { nodes })
   })
 }
 
-async function readMachine({ lxdFor }: SiteParts, node: NodeConfig) {
+async function readNode({ lxdFor }: SiteParts, node: NodeConfig) {
   const lxd = lxdFor(node)
   const options = { timeoutMs: ANSWER_TIMEOUT_MS }
   const [server, resources, instances] = await Promise.all([
