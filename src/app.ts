@@ -243,7 +243,7 @@ export function createApp(config: Config, log: Log): App {
       ldap = config.ldap && joinLdap(config.ldap)
       ldap?.startRechecking()
       web = await startWeb(publicKey)
-      void containers.resume(id => users.byId(id))
+      void containers.resume()
     },
     async close() {
       clearInterval(forgetting)

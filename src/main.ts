@@ -7,7 +7,7 @@ import { perform } from './admin/perform.ts'
 import { BERTH_VERSION } from './admin/version.ts'
 import { DEFAULT_CONFIG_PATH, findConfigPath, loadConfig } from './config.ts'
 import { describeError, toUserError, UserError } from './errors.ts'
-import { refuseOwnOptions, sayWhatIsMissing } from './command/usage.ts'
+import { refuseOwnOptions, refuseRest, sayWhatIsMissing } from './command/usage.ts'
 
 const console = new Console()
 let exitCode = 0
@@ -120,6 +120,7 @@ try {
   const commands = await loadCommands(argv[0])
   const help = commands.length === 1 ? `berth ${argv[0]} --help` : 'berth --help'
   refuseOwnOptions(argv, `See: ${help}`)
+  refuseRest(argv, `See: ${help}`)
   await createParser(commands, help).parseAsync(argv.length === 0 ? ['--help'] : argv)
 } catch (error) {
   exitCode = fail(error)

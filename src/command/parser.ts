@@ -2,7 +2,7 @@ import type { Argv } from 'yargs'
 import yargs from 'yargs'
 import { UserError } from '../errors.ts'
 import type { Command } from './command.ts'
-import { refuseOwnOptions, sayWhatIsMissing } from './usage.ts'
+import { refuseOwnOptions, refuseRest, sayWhatIsMissing } from './usage.ts'
 
 type Arguments = Parameters<Command['handler']>[0]
 type Parse = (words: readonly string[], hint: string) => Arguments
@@ -33,6 +33,7 @@ function createParse(command: Command): Parse {
   let args: Arguments | undefined
   let hint = ''
   const [, ...positions] = command.command.split(' ')
+  const takesAnyWords = command.command.endsWith('..]')
   const strings = sayWhatIsMissing(command.command)
   const parser = strictYargs()
     .command({
@@ -49,6 +50,7 @@ function createParse(command: Command): Parse {
     args = undefined
     hint = nextStep
     refuseOwnOptions(words, hint)
+    if (!takesAnyWords) refuseRest(words, hint)
     // All yargs of a process share their strings.
     void parser.updateStrings(strings).parse([...words], {}, () => {})
     if (!args) throw new UserError('usage', undefined, { hint })

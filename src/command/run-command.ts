@@ -80,7 +80,8 @@ export function createRunCommand({ commands, audit, log }: Parts): RunCommand {
 function completeWords(role: Role, words: string[]): string[] {
   const options = words.includes('--') ? words.slice(0, words.indexOf('--')) : words
   const wantsHelp = options.some(word => word === '--help' || word === '-h') || words[0] === 'help'
-  if (wantsHelp) return ['help', ...options.filter(word => !word.startsWith('-') && word !== 'help').slice(0, 1)]
+  const about = options.filter(word => !word.startsWith('-') && word !== 'help').slice(0, 1)
+  if (wantsHelp) return ['help', ...about, ...words.slice(options.length)]
   if (role !== 'member') return [role, ...words]
   return words.length === 0 ? ['start'] : words
 }

@@ -18,6 +18,12 @@ export function refuseOwnOptions(words: readonly string[], hint: string): void {
   if (found !== undefined) throw new UserError('usage', `Unknown option: ${found}`, { hint })
 }
 
+/** @throws UserError `usage` for words after `--`, which yargs would neither read nor refuse */
+export function refuseRest(words: readonly string[], hint: string): void {
+  const [, first] = words.includes('--') ? words.slice(words.indexOf('--')) : []
+  if (first !== undefined) throw new UserError('usage', `Unknown argument after --: ${first}`, { hint })
+}
+
 const MAX_SLIPS = 2
 
 /** The known word that `typed` most likely was meant to be; undefined when none is near. */

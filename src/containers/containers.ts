@@ -21,7 +21,7 @@ import type { Parts, ProbeHostKey } from './parts.ts'
 import { PortForwards, type PortForward } from './port-forwards.ts'
 import { closePort, openPort } from './ports.ts'
 import { ContainerRecords, type ShutOutOwed } from './records.ts'
-import { findInterrupted } from './resume.ts'
+import { resumeNode } from './resume.ts'
 import { openShell, type ShellRequest } from './shell.ts'
 import { keepShuttingOut, shutOut } from './shut-out.ts'
 import { startContainer } from './start.ts'
@@ -289,29 +289,14 @@ export class Containers {
     })
   }
 
-  /** At start of `serve`: puts every node right, brings keys that did not arrive, and starts what a reboot of the node ended. */
-  async resume(users: (id: number) => User | undefined): Promise<void> {
-    await Promise.all(
-      this.#nodes().map(async node => {
-        try {
-          await this.parts.nodeSetup.ensure(node)
-          for (const { userId } of this.parts.records.listOn(node.name).filter(({ keysFault }) => keysFault)) {
-            const user = users(userId)
-            if (user) await pushKeys(this.parts, user, node)
-          }
-          for (const { userId } of await findInterrupted(this.parts, node)) {
-            const user = users(userId)
-            if (user?.state !== 'enabled') continue
-            // One that was interrupted in something else must not keep the others waiting.
-            await this.start(user, node).catch((error: unknown) => {
-              if (!(error instanceof UserError && error.reason === 'busy')) throw error
-            })
-          }
-        } catch (err) {
-          this.parts.log.warn({ node: node.name, err }, 'the node could not be put right')
-        }
-      })
-    )
+  /**
+   * At start of `serve`: puts every node right, brings keys that did not arrive, and starts what a reboot of the node ended; on a node
+   * that is away, as soon as it answers.
+   */
+  async resume(): Promise<void> {
+    const resume = (node: NodeConfig) =>
+      resumeNode(this.parts, node, user => this.start(user, node), this.#closing.signal)
+    await Promise.all(this.#nodes().map(resume))
   }
 
   #nodes(): NodeConfig[] {

@@ -1,17 +1,14 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { NodeConfig } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import type { Report } from '../operations/operations.ts'
 import { closeFixedPort } from './access.ts'
 import { findContainer } from './find-container.ts'
+import { keepTrying } from './keep-trying.ts'
 import { pushKeys } from './key-pushes.ts'
 import type { Parts } from './parts.ts'
 import { stopContainer } from './stop.ts'
-import { isNodeSilent } from './translate.ts'
 
 const STOP_TIMEOUT_MS = 30_000
-/** A node that is away is asked every ten seconds; one that refuses, less and less often. */
-const RETRY_MS = { first: 10_000, last: 5 * 60_000 }
 
 /** Does to a disabled member's container what is owed: no fixed port, no keys, and stopped unless it is to go on. */
 export async function shutOut(parts: Parts, user: User, node: NodeConfig, report: Report): Promise<string> {
@@ -26,29 +23,23 @@ export async function shutOut(parts: Parts, user: User, node: NodeConfig, report
 }
 
 /** Until `signal`: whom `disable` has not reached on a node is shut out as soon as the node answers. */
-export async function keepShuttingOut(
+export function keepShuttingOut(
   parts: Parts,
   node: NodeConfig,
   carryOut: (user: User) => Promise<unknown>,
   signal: AbortSignal
 ): Promise<void> {
-  for (let pauseMs = RETRY_MS.first; !signal.aborted;) {
-    await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => {})
-    if (signal.aborted) return
-    try {
-      for (const { userId } of parts.records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
-        const user = parts.users.byId(userId)
-        if (!user) continue
-        // Asked before it becomes an operation: the list of those would fill with attempts.
-        await findContainer(parts.lxdFor(node), node, user)
-        await carryOut(user)
-        parts.log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
-      }
-      pauseMs = RETRY_MS.first
-    } catch (err) {
-      if (isNodeSilent((err as Error).cause)) continue
-      pauseMs = Math.min(2 * pauseMs, RETRY_MS.last)
-      parts.log.warn({ node: node.name, err }, 'a disabled user is not shut out yet')
+  const attempt = async () => {
+    for (const { userId } of parts.records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
+      const user = parts.users.byId(userId)
+      if (!user) continue
+      // Asked before it becomes an operation: the list of those would fill with attempts.
+      await findContainer(parts.lxdFor(node), node, user)
+      await carryOut(user)
+      parts.log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
     }
+    return 'again' as const
   }
+  const tell = (err: unknown) => parts.log.warn({ node: node.name, err }, 'a disabled user is not shut out yet')
+  return keepTrying(attempt, tell, signal)
 }

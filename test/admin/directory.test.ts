@@ -78,6 +78,12 @@ describe('berth user', () => {
     expect(ran.stderr).toContain(hint)
   })
 
+  it('refuses words after --', async () => {
+    const ran = await desk.berth(['user', 'list', '--config', desk.configPath, '--', 'anything'])
+    expect(ran).toMatchObject({ code: 64, stdout: '' })
+    expect(ran.stderr).toContain('after --: anything')
+  })
+
   it('refuses a private key without repeating it', async () => {
     const pub = await makeKey(desk.directory, 'secret')
     const ran = await desk.berth(['user', 'add', 'zoe', '--key', pub.replace('.pub', '')])

@@ -1,7 +1,10 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { openDatabase } from '../../src/db/open.ts'
+import { listRows } from '../../src/operations/journal-rows.ts'
 import { startServer, stopServer } from '../lab/server.ts'
-import { startRig, type Member, type Rig } from '../rig.ts'
+import { run, startRig, type Member, type Rig } from '../rig.ts'
 
 let rig: Rig
 let alice: Member
@@ -42,14 +45,35 @@ describe('a node whose LXD is stopped', () => {
     expect(rig.pid).toBe(pid)
   })
 
-  it('is managed by a daemon that started while LXD was down', async () => {
-    await rig.end()
+  it('gets from a daemon that started without it what it missed, once it is back', async () => {
+    const bob = await rig.addRunningMember('bob')
+    // What LXD does not start itself after a power cut is left to berth.
+    await rig.lxc('config', 'set', 'alice', 'boot.autostart=false')
+    const { stdout: pid } = await rig.lxc('list', 'alice', '--format', 'csv', '--columns', 'p')
     await stopServer(rig.lab)
+    const late = await rig.makeKey('late')
+    expect(await bob.manage('keys add', { input: readFileSync(`${late}.pub`) })).toMatchObject({ code: 0 })
+    await rig.end()
+    await run([...rig.lab.enterAll, 'kill', '-KILL', pid.trim()])
+    const database = openDatabase(join(rig.directory, 'state', 'berth.sqlite'))
+    const taking = { copy: 'alice-Copy-m9x0a1b2', partial: '.partial-1', directory: '/nas/berth' }
+    database
+      .prepare(
+        `INSERT INTO operations (user_id, node, kind, started_at_ms, phase, details)
+         SELECT id, 'gpu1', 'snapshot', 1, 'copying', ? FROM users WHERE name = 'alice'`
+      )
+      .run(JSON.stringify(taking))
     await rig.serve()
     expect(await alice.manage('status')).toMatchObject({ code: 69 })
     await startServer(rig.lab)
-    await expect.poll(async () => (await alice.manage('start')).code, { timeout: 60_000, interval: 500 }).toBe(0)
-    expect(await alice.login('echo up')).toMatchObject({ stdout: 'up\n' })
+    const poll = { timeout: 30_000, interval: 500 }
+    await expect.poll(() => alice.login('echo up'), poll).toMatchObject({ stdout: 'up\n' })
+    const keys = () => rig.lxc('exec', 'bob', '--', 'cat', '/etc/ssh/berth_keys/bob')
+    await expect.poll(async () => (await keys()).stdout, poll).toContain(' late\n')
+    const [last, ...before] = listRows(database, 9)
+    database.close()
+    expect(last).toMatchObject({ user: 'alice', kind: 'start', outcome: 'done' })
+    expect(before[0]).toMatchObject({ user: 'alice', kind: 'snapshot', outcome: 'interrupted: nothing was kept' })
   })
 
   it('shuts a member out who was disabled meanwhile, also when berth was restarted since', async () => {

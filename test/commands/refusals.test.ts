@@ -91,6 +91,8 @@ describe('what is not run', () => {
     ['an option called constructor', 'status --constructor x', 64],
     ["yargs' name of a default command", "keys '$0'", 64],
     ['too many words', 'status one two', 64],
+    ['a word after --', 'keys -- anything', 64],
+    ['a word after --, of help', 'help keys -- anything', 64],
     ["another role's command", 'enroll alice 0000-0000-0000-0000', 77],
     ['a long line', `status ${'a'.repeat(5000)}`, 64]
   ])('%s', async (_, words, expected) => {

@@ -12,6 +12,7 @@ import {
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
+import { listRows } from '../../src/operations/journal-rows.ts'
 import { itLong, SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
@@ -33,6 +34,18 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
     ;[alice, bob] = [await lab.addUser('alice'), await lab.addUser('bob')]
   })
   afterAll(() => lab[Symbol.asyncDispose]())
+
+  /** As LXD has it after a power cut. */
+  const leaveInterrupted = ({ name }: User) =>
+    // LXD notes the power state before it is done with a stop.
+    vi.waitFor(
+      async () => {
+        const { config, etag, ...rest } = await getInstance(lab.lxd, name)
+        const running = { ...config, 'volatile.last_state.power': 'RUNNING' }
+        await updateInstance(lab.lxd, name, { ...rest, config: running }, etag)
+      },
+      { timeout: 10_000, interval: 200 }
+    )
 
   it('is made for two members at once, each with an address and uids of its own', async () => {
     const made = await Promise.all([alice, bob].map(user => lab.containers.register(user, lab.node, undefined)))
@@ -216,24 +229,44 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
     })
 
     it('runs again after a reboot of the node, unless it was shut down before', async () => {
-      const resume = () => lab.containers.resume(id => lab.users.byId(id))
       await lab.inside(bob, 'poweroff').catch(() => {})
       const power = async () => (await getInstance(lab.lxd, 'bob')).config['volatile.last_state.power']
       await expect.poll(power, { timeout: 30_000 }).toBe('STOPPED')
-      await resume()
+      await lab.containers.resume()
       expect((await findInstance(lab.lxd, 'bob'))?.status).toBe('Stopped')
-      // LXD notes the power state before it is done with the stop.
-      await vi.waitFor(
-        async () => {
-          const { config, etag, ...rest } = await getInstance(lab.lxd, 'bob')
-          const running = { ...config, 'volatile.last_state.power': 'RUNNING' }
-          await updateInstance(lab.lxd, 'bob', { ...rest, config: running }, etag)
-        },
-        { timeout: 10_000, interval: 200 }
-      )
-      await resume()
+      await leaveInterrupted(bob)
+      await lab.containers.resume()
       expect((await findInstance(lab.lxd, 'bob'))?.status).toBe('Running')
       expect(await lab.ssh(bob, 'true')).toMatchObject({ code: 0 })
+    })
+
+    itLong('runs again after a reboot of the node, whatever keeps it or another at first', async () => {
+      for (const user of [alice, bob]) {
+        await lab.containers.stop(user, lab.node)
+        await leaveInterrupted(user)
+        lab.containers.parts.records.setShouldRun(user, 'gpu1', true)
+      }
+      const { etag, ...instance } = await getInstance(lab.lxd, 'alice')
+      const lost = { type: 'unix-char', source: '/dev/lost', path: '/dev/lost' }
+      await updateInstance(lab.lxd, 'alice', { ...instance, devices: { ...instance.devices, lost } }, etag)
+      const free = Promise.withResolvers<void>()
+      const other = lab.containers.change(
+        bob,
+        lab.node,
+        'port 1',
+        () => {},
+        () => free.promise
+      )
+      const resumed = lab.containers.resume()
+      const tried = expect.objectContaining({ user: 'alice', kind: 'start', outcome: 'start-failed' }) as object
+      await expect.poll(() => listRows(lab.database, 2), { timeout: 30_000 }).toContainEqual(tried)
+      free.resolve()
+      await other
+      await resumed
+      expect((await findInstance(lab.lxd, 'bob'))?.status).toBe('Running')
+      const still = await getInstance(lab.lxd, 'alice')
+      await updateInstance(lab.lxd, 'alice', { ...still, devices: instance.devices }, still.etag)
+      await lab.containers.start(alice, lab.node)
     })
 
     itLong('that is gone from the server can be made anew, and is still the same host', async () => {

@@ -1,0 +1,31 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isNodeSilent } from './translate.ts'
+
+/** A node that is away is asked every ten seconds; one that refuses, less and less often. */
+const RETRY_MS = { first: 10_000, last: 5 * 60_000 }
+
+/**
+ * Does what is to be done on a node, again and again until it is `done` or `signal`. `onFault` hears of each failure, but only of the
+ * first while a node is away.
+ */
+export async function keepTrying(
+  attempt: () => Promise<'done' | 'again'>,
+  onFault: (error: unknown) => void,
+  signal: AbortSignal
+): Promise<void> {
+  let wasAway = false
+  for (let pauseMs = RETRY_MS.first; !signal.aborted;) {
+    try {
+      if ((await attempt()) === 'done') return
+      wasAway = false
+      pauseMs = RETRY_MS.first
+    } catch (error) {
+      if (signal.aborted) return
+      const isAway = isNodeSilent(error) || isNodeSilent((error as Error).cause)
+      if (!(isAway && wasAway)) onFault(error)
+      wasAway = isAway
+      pauseMs = isAway ? RETRY_MS.first : Math.min(2 * pauseMs, RETRY_MS.last)
+    }
+    await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => {})
+  }
+}
