@@ -159,7 +159,7 @@ export function checkArchiveYaml(path: string, content: Uint8Array, instanceName
 
 /**
  * Reads only what YAML 1.1 (Go's parser, the server's) and YAML 1.2 (ours) read the same: one document of block maps and lists,
- * each key once, scalars on one line, no anchors, aliases, tags, merges, directives or comments. Every scalar is a string.
+ * each key once, no block scalars, no anchors, aliases, tags, merges, directives or comments. Every scalar is a string.
  */
 function parsePlainYaml(file: string, content: Uint8Array): unknown {
   const refuse = (what: string): never => refuseArchive(`${file} has ${what}, which no server writes.`)
@@ -194,7 +194,13 @@ function checkNode(node: Node, source: string, refuse: (what: string) => never):
   if (typeof (node.comment ?? node.commentBefore) === 'string') refuse('a comment')
   if ((isMap(node) || isSeq(node)) && node.flow === true && node.items.length > 0) refuse('a collection in one line')
   if (!isScalar(node)) return
-  if (source.slice(node.range?.[0], node.range?.[1]).includes('\n')) refuse('text of several lines')
+  if (!isOneLine(node, source.slice(node.range?.[0], node.range?.[1]))) refuse('text of several lines')
+}
+
+/** Does it stand on one line, or on more as LXD's Go writes what is longer than 80 columns: a line end for one space between words? */
+function isOneLine({ type }: Scalar, text: string): boolean {
+  const isBlock = type === Scalar.BLOCK_FOLDED || type === Scalar.BLOCK_LITERAL
+  return !text.includes('\n') || (!isBlock && !/(^|[ \n])\n|\n(?! +[^ \n])/.test(text))
 }
 
 function decodeUtf8(content: Uint8Array): string | undefined {

@@ -21,6 +21,8 @@ export const INSTANCE = 'alice-Copy-lk3j4h5g'
 /** What LXD writes of a copy, small: the settings of an archive that must be approved. */
 export function backupOf(name = INSTANCE) {
   const config = {
+    'image.description':
+      'Debian 12 with "sshd" and a description that takes more columns than the 80 of a line in YAML',
     'image.os': 'Debian',
     'image.release': '12',
     'volatile.base_image': '59d118b21adb',
@@ -84,9 +86,9 @@ export const indexOf = (config: Backup) => ({
   config
 })
 
-/** As Go writes it: no folding, text that looks like something else in quotes. */
+/** As LXD's Go writes it: folded, text that looks like something else in quotes. */
 export const yaml = (value: unknown): string =>
-  stringify(value, { lineWidth: 0, version: '1.1', aliasDuplicateObjects: false })
+  stringify(value, { lineWidth: 80, version: '1.1', aliasDuplicateObjects: false })
 
 const ROOTFS = 'backup/container/rootfs'
 

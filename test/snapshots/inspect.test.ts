@@ -124,7 +124,7 @@ describe('an archive as the server writes it', () => {
   })
 
   it('is approved in whatever pieces it comes', async () => {
-    const long = tarOf([...goodEntries().slice(0, -3), { path: `${ROOTFS}/zz`, content: noise(3_000_001) }])
+    const long = tarOf([...goodEntries().slice(0, -3), { path: `${ROOTFS}/zz`, content: noise(6_000_001) }])
     const path = join(directory, 'long')
     writeFileSync(path, zstd(long))
     const seen: number[] = []
@@ -236,7 +236,12 @@ describe('YAML that two parsers could read differently', () => {
     ['a directive', `%YAML 1.1\n---\n${good}`],
     ['a comment', `# x\n${good}`],
     ['a map in one line', good.replace('config: {}', 'config: {size: 1GiB}')],
-    ['text over two lines', good.replace('description: ""', 'description: a\n    b')],
+    ['a key in the second line of a text', good.replace('description: ""', 'description: a\n    b: c')],
+    ['a comment in the second line of a text', good.replace('description: ""', 'description: a\n    # b')],
+    ['a text with an empty line', good.replace('description: ""', 'description: "a\n\n    b"')],
+    ['a text that goes on at the margin', good.replace('description: ""', "description: 'a\nb'")],
+    ['a text that is folded at more than a space', good.replace('description: ""', 'description: "a \n    b"')],
+    ['a folded block of text', good.replace('description: ""', 'description: >\n    a')],
     ['a block of text', good.replace('description: ""', 'description: |\n    a')],
     ['a quoted key', good.replace('  name: default', '  "name": default')],
     ['a line separator of YAML 1.1', good.replace('Debian', 'Debian\u2028    raw.lxc: x')],
@@ -255,6 +260,17 @@ describe('YAML that two parsers could read differently', () => {
     expect(await judgeEntries(replace('backup/container/backup.yaml', { content: bytes }))).toMatch(
       /^archive-refused: .*backup\.yaml/
     )
+  })
+
+  // As LXD 5.0.2 writes them in backups: folded by Go's yaml.v2 at 80 columns, in each of its three styles.
+  it.each([
+    'Debian 13 with cloud-init, ssh.socket and a user "ubuntu",\n        as cloud images have them',
+    "'it''s: a long text of more than eighty columns, with a colon and some\n        quotes so that it is quoted'",
+    '"\\L long text of more than eighty columns, with some strange\n        things, for double quotes \\a yes"',
+    "'with a dash, see: no # and\n        - some - more - words'"
+  ])('is taken when only folded: %s', async text => {
+    const content = Buffer.from(withLine(`image.name: ${text}`))
+    expect(await judgeEntries(replace('backup/container/backup.yaml', { content }))).toBeUndefined()
   })
 
   it('is refused when it is no UTF-8, or too large', async () => {
