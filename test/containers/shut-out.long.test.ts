@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import type { Containers } from '../../src/containers/containers.ts'
 import { Members } from '../../src/containers/members.ts'
 import { ContainerRecords, type ShutOutOwed } from '../../src/containers/records.ts'
@@ -38,20 +38,26 @@ beforeEach(() => {
   }
 })
 
+/** A `restart` that lasts until `end`. */
+function restartAlice(): { end: () => void; restart: Promise<void> } {
+  const { promise, resolve: end } = Promise.withResolvers<void>()
+  onTestFinished(() => end())
+  return { end, restart: lab.containers.change(alice, lab.node, 'restart', nothing, () => promise) }
+}
+
 const owed = (user: User): ShutOutOwed | undefined => lab.containers.parts.records.need(user, 'gpu1').shutOutOwed
 
 describe('who is to be shut out', () => {
   it('is, though somebody before is busy', async () => {
-    const restarting = Promise.withResolvers<void>()
-    const restart = lab.containers.change(alice, lab.node, 'restart', nothing, () => restarting.promise)
+    const { end, restart } = restartAlice()
     for (const user of [alice, bob]) lab.containers.oweShutOut(lab.users.setState(user, 'disabled'), 'stop')
     lab.containers.keepShuttingOut()
+    onTestFinished(() => lab.containers.close())
     await expect.poll(() => owed(bob), { timeout: 5000 }).toBeUndefined()
     expect(owed(alice)).toBe('stop')
-    restarting.resolve()
+    end()
     await restart
     await expect.poll(() => owed(alice), { timeout: 40_000 }).toBeUndefined()
-    lab.containers.close()
   })
 
   it('is stopped as an admin asked, whatever the directory says while the node is away', async () => {
@@ -71,16 +77,15 @@ describe('who is to be shut out', () => {
   it('is not, once let in again', async () => {
     away.oweShutOut(alice, 'stop')
     away.keepShuttingOut()
+    onTestFinished(() => away.close())
     await expect.poll(() => owed(alice), { timeout: 5000 }).toBeUndefined()
-    away.close()
   })
 
   it('is not opened by an `enable` that has its turn after the next `disable`', async () => {
-    const restarting = Promise.withResolvers<void>()
-    const restart = lab.containers.change(alice, lab.node, 'restart', nothing, () => restarting.promise)
+    const { end, restart } = restartAlice()
     const enable = lab.containers.enable(alice)
     lab.users.setState(alice, 'disabled')
-    restarting.resolve()
+    end()
     await restart
     expect(await enable).toEqual([{ node: 'gpu1', outcome: 'disabled again' }])
   })
