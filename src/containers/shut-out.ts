@@ -36,7 +36,7 @@ export function keepShuttingOut(
 ): Promise<void> {
   const { records, users, log } = parts
   const attempt = async () => {
-    let later: unknown
+    let later: Error | undefined
     for (const { userId } of records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
       signal.throwIfAborted()
       const user = users.byId(userId)
@@ -53,7 +53,7 @@ export function keepShuttingOut(
         log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
       } catch (error) {
         if (isAway(error)) throw error
-        later = error
+        later = error as Error
       }
     }
     if (later) throw later
