@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { DEFAULT_CONFIG_PATH, parseConfig } from '../config.ts'
 import { listRecipes } from '../containers/image-recipe.ts'
@@ -71,31 +71,37 @@ its project and its bridge itself.`,
       })
     }
     const kept: string[] = []
-    if (missing.includes(configPath)) kept.push(...write(configPath, await fit(), 0o600))
-    const config = loadConfig()
-    prepareStateDirectory(config.stateDir)
-    if (missing.includes(unit)) kept.push(...write(unit, renderUnit(config), 0o644))
-    console.out(`Wrote ${missing.join(' and ')}.`)
-    if (kept.length > 0) console.out(`What was there before is kept as ${kept.join(' and ')}.`)
+    try {
+      if (missing.includes(configPath)) kept.push(...write(configPath, await fit(), 0o600))
+      const config = loadConfig()
+      prepareStateDirectory(config.stateDir)
+      if (missing.includes(unit)) kept.push(...write(unit, renderUnit(config), 0o644))
+      console.out(`Wrote ${missing.join(' and ')}.`)
+    } finally {
+      if (kept.length > 0) console.out(`What was there before is kept as ${kept.join(' and ')}.`)
+    }
     for (const path of wanted) if (!missing.includes(path)) console.out(`Left ${path} as it was.`)
     sayNext(session, unit !== 'none')
   }
 })
 
-/** @returns where the text is now that was there before, if it was another */
+/** At every moment there is the old text or the new one. @returns where the old one is now, if it was another */
 function write(path: string, text: string, mode: number): string[] {
   mkdirSync(dirname(path), { recursive: true })
   const isThere = existsSync(path)
   if (isThere && readFileSync(path, 'utf8') === text) return []
-  const kept = isThere ? [moveAside(path)] : []
-  writeFileSync(path, text, { mode, flag: 'wx' })
+  const fresh = `${path}.new`
+  rmSync(fresh, { force: true })
+  writeFileSync(fresh, text, { mode, flag: 'wx', flush: true })
+  const kept = isThere ? [keepAside(path)] : []
+  renameSync(fresh, path)
   return kept
 }
 
-function moveAside(path: string): string {
+function keepAside(path: string): string {
   let aside = `${path}.old`
   for (let count = 2; existsSync(aside); count++) aside = `${path}.old${count}`
-  renameSync(path, aside)
+  linkSync(path, aside)
   return aside
 }
 

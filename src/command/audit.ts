@@ -61,9 +61,10 @@ export class Audit {
     }
   }
 
-  /** Deletes what was typed before that. */
+  /** Deletes what was typed before that, but never the newest row. */
   forget(beforeMs: number): void {
-    this.#database.prepare('DELETE FROM audit WHERE at_ms < ?').run(beforeMs)
+    // SQLite gives the id of a newest row that is deleted again: to a row that somebody else's command would then close.
+    this.#database.prepare('DELETE FROM audit WHERE at_ms < ? AND id < (SELECT max(id) FROM audit)').run(beforeMs)
   }
 
   /** Oldest first; the newest `limit` rows (1000 unless told). */

@@ -248,7 +248,12 @@ export class Containers {
 
   /** Notes that a disabled member is to be shut out of all containers, whatever else is done to them. */
   oweShutOut(user: User, owed: ShutOutOwed | undefined): void {
-    for (const node of this.nodesOf(user)) this.parts.records.setShutOutOwed(user, node, owed)
+    const { records } = this.parts
+    for (const { node, shutOutOwed } of records.listFor(user)) {
+      // The lab's directory, which closes alone, does not take back what an admin has asked for.
+      if (owed === 'close' && shutOutOwed === 'stop') continue
+      records.setShutOutOwed(user, node, owed)
+    }
   }
 
   /** From now on `disable` reaches also the nodes that were away. */
@@ -269,6 +274,8 @@ export class Containers {
     const enabled: User = { ...user, state: 'enabled' }
     this.oweShutOut(enabled, undefined)
     return this.#everywhere(enabled, 'enable', report, async node => {
+      // While this waited for its turn.
+      if (this.parts.users.byId(user.id)?.state === 'disabled') return 'disabled again'
       await openFixedPort(this.parts, enabled, node, await this.parts.nodeSetup.ensure(node))
       const { outcome } = await pushKeys(this.parts, enabled, node)
       return outcome === 'at-next-start' ? 'stopped' : 'open again'

@@ -4,6 +4,7 @@ import type { User, Users } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
 import type { Report } from '../operations/operations.ts'
 import type { Containers, NodeOutcome } from './containers.ts'
+import type { ShutOutOwed } from './records.ts'
 
 /** The members' snapshots, as far as they concern who deletes a member. */
 interface Archives {
@@ -58,7 +59,7 @@ export class Members {
     { keepRunning = false }: { keepRunning?: boolean } = {},
     report?: Report
   ): Promise<NodeOutcome[]> {
-    const user = this.#shutOut(known)
+    const user = this.#shutOut(known, keepRunning ? 'close' : 'stop')
     return this.#parts.containers.disable(user, { keepRunning }, report)
   }
 
@@ -81,8 +82,7 @@ export class Members {
   async remove(known: User, report?: Report): Promise<{ containers: NodeOutcome[]; directoryGone: boolean }> {
     const { users, containers, archives } = this.#parts
     // Disabled first: nobody may start anew what is being deleted, and a removal that a dead node interrupts stays safe.
-    const user = this.#shutOut(known)
-    containers.oweShutOut(user, 'stop')
+    const user = this.#shutOut(known, 'stop')
     // Without the NAS not even the containers go: a user half removed is nobody's.
     await archives.needRemovable(user)
     const outcomes = await containers.remove(user, report)
@@ -91,8 +91,15 @@ export class Members {
     return { containers: outcomes, directoryGone }
   }
 
-  #shutOut(known: User): User {
-    const user = this.#parts.users.setState(known, 'disabled')
+  #shutOut(known: User, owed: ShutOutOwed): User {
+    const { database, users, containers } = this.#parts
+    // Both or neither: after a power cut between them nobody would know of containers that are still open.
+    const user = database
+      .transaction(() => {
+        containers.oweShutOut(known, owed)
+        return users.setState(known, 'disabled')
+      })
+      .immediate()
     this.#parts.hangUp(user.id)
     return user
   }

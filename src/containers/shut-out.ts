@@ -3,7 +3,7 @@ import type { User } from '../directory/users.ts'
 import type { Report } from '../operations/operations.ts'
 import { closeFixedPort } from './access.ts'
 import { findContainer } from './find-container.ts'
-import { keepTrying } from './keep-trying.ts'
+import { isAway, keepTrying } from './keep-trying.ts'
 import { pushKeys } from './key-pushes.ts'
 import type { Parts } from './parts.ts'
 import { stopContainer } from './stop.ts'
@@ -18,28 +18,47 @@ export async function shutOut(parts: Parts, user: User, node: NodeConfig, report
   await closeFixedPort(parts, user, node)
   if (shutOutOwed === 'stop') await stopContainer(parts, user, node, STOP_TIMEOUT_MS, report)
   const { outcome } = await pushKeys(parts, user, node)
+  // Whoever asked for more meanwhile has joined this, and waits for it.
+  if (parts.records.need(user, node.name).shutOutOwed !== shutOutOwed) return shutOut(parts, user, node, report)
   if (outcome !== 'node-unavailable') parts.records.setShutOutOwed(user, node.name, undefined)
   return outcome === 'at-next-start' ? 'stopped' : 'runs without access'
 }
 
-/** Until `signal`: whom `disable` has not reached on a node is shut out as soon as the node answers. */
+/**
+ * Until `signal`: whom `disable` has not reached on a node is shut out as soon as the node answers. One whose container is busy or does
+ * not stop keeps nobody else waiting.
+ */
 export function keepShuttingOut(
   parts: Parts,
   node: NodeConfig,
   carryOut: (user: User) => Promise<unknown>,
   signal: AbortSignal
 ): Promise<void> {
+  const { records, users, log } = parts
   const attempt = async () => {
-    for (const { userId } of parts.records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
-      const user = parts.users.byId(userId)
+    let later: Error | undefined
+    for (const { userId } of records.listOn(node.name).filter(({ shutOutOwed }) => shutOutOwed)) {
+      signal.throwIfAborted()
+      const user = users.byId(userId)
       if (!user) continue
-      // Asked before it becomes an operation: the list of those would fill with attempts.
-      await findContainer(parts.lxdFor(node), node, user)
-      await carryOut(user)
-      parts.log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
+      if (user.state === 'enabled') {
+        // Let in again by a berth that was killed before it had noted so.
+        records.setShutOutOwed(user, node.name, undefined)
+        continue
+      }
+      try {
+        // Asked before it becomes an operation: the list of those would fill with attempts.
+        await findContainer(parts.lxdFor(node), node, user)
+        await carryOut(user)
+        log.info({ node: node.name, user: user.name }, 'shut out of the node that was away')
+      } catch (error) {
+        if (isAway(error)) throw error
+        later = error as Error
+      }
     }
+    if (later) throw later
     return 'again' as const
   }
-  const tell = (err: unknown) => parts.log.warn({ node: node.name, err }, 'a disabled user is not shut out yet')
+  const tell = (err: unknown) => log.warn({ node: node.name, err }, 'a disabled user is not shut out yet')
   return keepTrying(attempt, tell, signal)
 }

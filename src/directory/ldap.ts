@@ -33,7 +33,7 @@ interface LdapParts {
   readonly accounts: DomainAccounts
   readonly users: Users
   readonly log: Log
-  /** Called when the directory does not let a user in any more, again at each recheck until it succeeds, and once after a restart. */
+  /** Called when the directory does not let a user in any more, again at each recheck while it throws, and once after a restart. */
   onGone(user: User): Promise<void>
   /** Called when it does again. */
   onBack(user: User): Promise<void>
@@ -202,7 +202,7 @@ export class Ldap {
     await Promise.race([Promise.all(changes), sleep(PASS_MS, undefined, { ref: false })])
   }
 
-  /** A node that was away would go on letting the user in: what has failed is tried again at the next pass. */
+  /** Nodes that are away, or containers that are busy, are no failure: `keepShuttingOut` reaches them later. */
   async #carryOut(user: User): Promise<void> {
     if (this.#shutOut.has(user.id)) return
     this.#shutOut.add(user.id)

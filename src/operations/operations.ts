@@ -146,7 +146,8 @@ export class Operations {
         const outcome = error instanceof UserError ? error.reason : 'failed'
         if (!entry.interruptible) this.#finish(entry, outcome)
         else {
-          entry.step = `given up, and being put right: ${(error as Error).message}`
+          // What nobody foresaw is for the log alone.
+          entry.step = `given up, and being put right${error instanceof UserError ? `: ${error.message}` : ''}`
           const settling = this.#settle(entry, outcome)
           entry.result = settling
           await Promise.race([settling, sleep(SETTLE_MS, undefined, { ref: false })])

@@ -118,7 +118,7 @@ export class ArchiveProcesses {
    */
   start(): ArchiveProcess {
     const shared = this.#shared
-    if (shared?.isIdle && !this.#stuck.has(shared)) {
+    if (shared?.isIdle && this.#stuck.size === 0) {
       this.#shared = undefined
       return shared
     }

@@ -253,12 +253,16 @@ export class Snapshots {
     const node = this.#config.nodes.get(nodeName)
     if (!node || !user) throw new Error(`put ${nodeName} back into berth.yaml: half a snapshot is there`)
     const { copy, partial, directory, record } = takingSchema.parse(details)
-    await discard(this.#parts.lxdFor(node), copy)
     // Of a directory that is no longer berth's nothing can be said.
-    if (directory !== this.#config.snapshots.dir) return 'nothing was kept'
-    if (phase === 'publishing' && record) {
-      await this.directory.publish(user.name, partial, record.name)
-      this.records.add(record)
+    const isOurs = directory === this.#config.snapshots.dir
+    const whole = phase === 'publishing' ? record : undefined
+    // LXD lets go of the copy only when it has ended its part, which can take days; the NAS needs the room before.
+    if (isOurs && !whole) await this.directory.remove(user.name, partial).catch(() => {})
+    await discard(this.#parts.lxdFor(node), copy)
+    if (!isOurs) return 'nothing was kept'
+    if (whole) {
+      await this.directory.publish(user.name, partial, whole.name)
+      this.records.add(whole)
       return 'the archive was whole'
     }
     await this.directory.remove(user.name, partial)

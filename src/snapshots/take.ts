@@ -140,7 +140,7 @@ function inTurn<T>(work: Promise<T>, { tookMs = UNKNOWN_MS }: SnapshotPlan, pati
       'snapshot-failed',
       `It was given up after ${formatDuration(limitMs)}; about ${formatDuration(tookMs)} were to be expected of what is on the disk.`,
       {
-        hint: 'Sparse files are archived with all their zeros. Take it by hand (snapshot), or raise snapshots.patience.'
+        hint: 'Sparse files are archived with all their zeros. When LXD has ended its part, take it by hand (snapshot), or raise snapshots.patience.'
       }
     )
   return within(work, Math.min(limitMs, MAX_TIMER_MS), late)

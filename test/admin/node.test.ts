@@ -105,6 +105,10 @@ describe('berth init', () => {
     expect((await anew()).stdout).toContain(`kept as ${desk.configPath}.old2.`)
     expect(readFileSync(`${desk.configPath}.old`, 'utf8')).toBe(before)
     expect(readFileSync(`${desk.configPath}.old2`, 'utf8')).toContain('# mine')
+    const failed = await desk.berth([...init, '--force', '--state-dir', `${unit}/state`])
+    expect(failed.code).not.toBe(0)
+    expect(failed.stdout).toContain(`kept as ${desk.configPath}.old3.`)
+    expect(existsSync(`${desk.configPath}.new`)).toBe(false)
   })
 
   it('says what to install where there is no LXD', async () => {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, it } from 'vitest'
@@ -18,6 +18,12 @@ templates: [{ name: debian-12, image: debian-12 }]
 ${snapshots}`,
     join(directory, 'berth.yaml')
   )
+
+it('removes what a look at the NAS that was killed has left', () => {
+  mkdirSync(join(directory, '.berth-probe-killed'))
+  checkSnapshotDirectory(configWith(`snapshots: { dir: ${directory} }`), join(directory, 'none.service'))
+  expect(readdirSync(directory)).not.toContain('.berth-probe-killed')
+})
 
 it('finds a unit that was written before snapshots.dir was set, and names the line that renews it', () => {
   const config = configWith(`snapshots: { dir: ${directory} }`)

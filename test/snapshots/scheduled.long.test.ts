@@ -94,6 +94,7 @@ describe('a sparse file of terabytes in one container', () => {
     expect((await taken()).map(({ user }) => user)).not.toContain('alice')
     expect((await lab.berth('operations')).stdout).toMatch(/alice .*It was given up after .* to be expected/)
     expect(lab.log.join('\n')).toMatch(/"user":"alice".*It was given up after/)
+    expect(readdirSync(join(directory, 'alice'))).toEqual([])
     // LXD goes on with it, and an orderly end would wait for that.
     await lab.end('SIGKILL')
     rmSync(directory, { recursive: true })

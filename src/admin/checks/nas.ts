@@ -24,12 +24,14 @@ export function checkNas({ path }: Config, node?: NodeConfig): Promise<Finding[]
       child.kill('SIGKILL')
       child.unref()
       child.disconnect()
-      const text = `the file server has not answered for ${PATIENCE_MS / 1000} s`
+      const who = node ? 'the file server, or the DNS for its name,' : 'the file server'
+      const text = `${who} has not answered for ${PATIENCE_MS / 1000} s`
       end([
         fault(check, text, 'findmnt -t nfs,nfs4,cifs,fuse; then see to the file server, or: umount -f -l DIRECTORY')
       ])
     }, PATIENCE_MS)
     child.once('message', found => end(found as Finding[]))
-    child.once('exit', () => end([fault(check, 'could not be looked at', 'berth doctor')]))
+    const failed = () => end([fault(check, 'could not be looked at', 'berth doctor')])
+    child.once('exit', failed).once('error', failed)
   })
 }

@@ -1,6 +1,7 @@
 import {
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   rmSync,
@@ -43,9 +44,14 @@ export function checkSnapshotDirectory(config: Config, unitPath = UNIT_PATH): Fi
 const overlaps = (one: string, other: string): boolean =>
   [relative(one, other), relative(other, one)].some(path => !path.startsWith('..'))
 
+const PROBE = '.berth-probe-'
+
 function probeWriting(dir: string): Finding {
   try {
-    const probe = mkdtempSync(join(dir, '.berth-probe-'))
+    // Of one that was killed because the NAS hung.
+    for (const left of readdirSync(dir))
+      if (left.startsWith(PROBE)) rmSync(join(dir, left), { recursive: true, force: true })
+    const probe = mkdtempSync(join(dir, PROBE))
     writeFileSync(join(probe, 'probe'), 'berth', { flush: true })
     rmSync(probe, { recursive: true })
     return ok('snapshots', `${dir} can be written`)
