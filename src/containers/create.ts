@@ -1,3 +1,4 @@
+import { statfs } from 'node:fs/promises'
 import type { NodeConfig, Template } from '../config.ts'
 import type { User } from '../directory/users.ts'
 import { UserError } from '../errors.ts'
@@ -22,12 +23,35 @@ export function chooseTemplate(templates: readonly Template[], name: string | un
   })
 }
 
-/** @throws UserError `image-missing`, `cannot-create`, `node-unavailable` */
+/** @throws UserError `image-missing`, `image-unfit`, `cannot-create`, `node-unavailable` */
 export async function needImage(lxd: LxdClient, node: NodeConfig, template: Template): Promise<Image> {
   const image = await findImage(lxd, template.image).catch(blame(node, 'cannot-create', tellAdmin(node)))
-  if (image) return image
+  if (image) {
+    await refuseWithoutCgroup1(node, image)
+    return image
+  }
   throw new UserError('image-missing', `${template.name} wants the image ${template.image} on ${node.name}.`, {
     hint: `Your admin makes it with: berth template build ${template.name}`
+  })
+}
+
+/** CGROUP2_SUPER_MAGIC of statfs(2) */
+const CGROUP2 = 0x63677270
+
+/**
+ * The systemd of Ubuntu 16.04 knows cgroup v1 alone: where there is none its containers freeze as they boot. Of a node by HTTPS
+ * nobody says what it has.
+ * @throws UserError `image-unfit`
+ */
+export async function refuseWithoutCgroup1(
+  node: Pick<NodeConfig, 'name' | 'lxd'>,
+  { properties: { os = '', release = '', version = '' } }: Pick<Image, 'properties'>,
+  cgroups = '/sys/fs/cgroup'
+): Promise<void> {
+  const isOld = /^ubuntu$/i.test(os) && [release, version].some(text => /^(16\.04|xenial)/i.test(text))
+  if (!isOld || !node.lxd.startsWith('unix:') || (await statfs(cgroups)).type !== CGROUP2) return
+  throw new UserError('image-unfit', `Ubuntu 16.04 needs cgroup v1, and ${node.name} has cgroup v2 alone.`, {
+    hint: `Choose another template. Or your admin boots ${node.name} with systemd.unified_cgroup_hierarchy=0.`
   })
 }
 
@@ -35,7 +59,7 @@ export async function needImage(lxd: LxdClient, node: NodeConfig, template: Temp
  * Makes what is missing of a member's container: first the record with its address, then the instance, not started. Ended at any
  * point, the next call goes on from there.
  * @returns whether the instance was made by this call
- * @throws UserError `image-missing`, `addresses-exhausted`, `cannot-create`, `bad-user-name`, `node-unavailable`
+ * @throws UserError `image-missing`, `image-unfit`, `addresses-exhausted`, `cannot-create`, `bad-user-name`, `node-unavailable`
  */
 export async function ensureInstance(
   parts: Parts,
