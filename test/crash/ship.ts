@@ -59,6 +59,9 @@ export class Ship implements AsyncDisposable {
     await ship.mark()
     expect(await ship.begin('snapshot')).toMatchObject({ code: 0 })
     ship.#saved = ship.#marker
+    // What is there must differ from what a recovery brings.
+    expect(await ship.alice.manage()).toMatchObject({ code: 0 })
+    await ship.mark()
     return ship
   }
 
