@@ -194,11 +194,11 @@ function checkNode(node: Node, source: string, refuse: (what: string) => never):
   if (typeof (node.comment ?? node.commentBefore) === 'string') refuse('a comment')
   if ((isMap(node) || isSeq(node)) && node.flow === true && node.items.length > 0) refuse('a collection in one line')
   if (!isScalar(node)) return
-  if (!isOneLine(node, source.slice(node.range?.[0], node.range?.[1]))) refuse('text of several lines')
+  if (!isOneLineOrFolded(node, source.slice(node.range?.[0], node.range?.[1]))) refuse('text of several lines')
 }
 
 /** Does it stand on one line, or on more as LXD's Go writes what is longer than 80 columns: a line end for one space between words? */
-function isOneLine({ type }: Scalar, text: string): boolean {
+function isOneLineOrFolded({ type }: Scalar, text: string): boolean {
   const isBlock = type === Scalar.BLOCK_FOLDED || type === Scalar.BLOCK_LITERAL
   return !text.includes('\n') || (!isBlock && !/(^|[ \n])\n|\n(?! +[^ \n])/.test(text))
 }
