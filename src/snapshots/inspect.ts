@@ -1,10 +1,10 @@
 import type { FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
-import { Worker } from 'node:worker_threads'
 import { refuseArchive } from './archive-refusal.ts'
 import { checkArchiveYaml } from './archive-yaml.ts'
 import { collectBuffers } from './collect-buffers.ts'
-import { NasSilence } from './nas-silence.ts'
+import { Inspection } from './inspection.ts'
+import { unlessSilent } from './nas-silence.ts'
 
 export type Compression = 'zstd' | 'gzip' | 'none'
 
@@ -15,8 +15,6 @@ export interface ArchiveClaims {
   readonly sizeBytes: number
   /** Of the tar inside. */
   readonly uncompressedBytes: number
-  /** As `ArchiveContents` had it when the archive was made. */
-  readonly templatesSha256?: string
   readonly compression: Compression
   /** Name of the instance that was exported: a temporary one where a copy was taken. */
   readonly instanceName: string
@@ -45,21 +43,6 @@ export interface InspectOptions {
 /** What must be known, and what is compared where it is. */
 export type Claims = Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
 
-/** What the worker is started with. */
-export interface InspectionOrder {
-  readonly fd: number
-  readonly claims: Claims
-  readonly isForwarded: boolean
-}
-
-/** What the worker says; it waits for leave (any message) after every few pieces. */
-export type InspectionReport =
-  | { readonly kind: 'yaml'; readonly path: string; readonly content: Uint8Array }
-  | { readonly kind: 'piece'; readonly bytes: Uint8Array<ArrayBuffer>; readonly readBytes: number }
-  | { readonly kind: 'approved'; readonly contents: ArchiveContents; readonly last: Uint8Array<ArrayBuffer> }
-  | { readonly kind: 'refused'; readonly why: string }
-  | { readonly kind: 'silent'; readonly forMs: number }
-
 /**
  * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
  * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
@@ -87,9 +70,17 @@ export async function inspectArchive(
   return verdict
 }
 
-const COLLECT_EVERY_BYTES = 4 * 2 ** 20
+const PIECE_BYTES = 2 ** 20
+/** Given out before the first of them is taken. */
+const WINDOW_BYTES = 2 * PIECE_BYTES
+const COLLECT_EVERY_PIECES = 4
 
-/** The worker keeps the sessions of others going; it is small, so the YAML is read here, where its parser is loaded anyway. */
+interface Judge {
+  readonly isForwarded: boolean
+  readonly onProgress: InspectOptions['onProgress']
+  approve(contents: ArchiveContents): void
+}
+
 function startInspection(
   file: FileHandle,
   claims: Claims,
@@ -98,52 +89,57 @@ function startInspection(
 ): InspectedArchive {
   const verdict = Promise.withResolvers<ArchiveContents>()
   verdict.promise.catch(() => {})
-  const worker = new Worker(new URL('./inspect-worker.ts', import.meta.url), {
-    workerData: { fd: file.fd, claims, isForwarded } satisfies InspectionOrder
+  const judge = { isForwarded, onProgress, approve: verdict.resolve }
+  const options = { objectMode: false, highWaterMark: WINDOW_BYTES, ...(signal && { signal }) }
+  const body = Readable.from(inspect(file, claims, judge), options)
+  body.once('close', () => {
+    verdict.reject(body.errored ?? new Error('the archive was not read to its end'))
+    // It waits for a read that is under way.
+    file.close().catch(() => {})
   })
-  const allow = () => worker.postMessage('more', [])
-  let held = 0
-  const body = new Readable({
-    highWaterMark: 512 * 1024,
-    signal,
-    read: () => {
-      for (; held > 0; held -= 1) allow()
-    },
-    destroy: (error, callback) => {
-      verdict.reject(error ?? new Error('the archive was not read to its end'))
-      // The worker may be reading: closing the file under it could give it another one.
-      void worker
-        .terminate()
-        .then(() => file.close())
-        .then(
-          () => callback(error),
-          (failure: Error) => callback(error ?? failure)
-        )
-    }
-  })
-  const take = (report: InspectionReport) => {
-    if (report.kind === 'yaml') checkArchiveYaml(report.path, report.content, claims.instanceName)
-    else if (report.kind === 'refused') refuseArchive(report.why)
-    else if (report.kind === 'silent') throw new NasSilence(report.forMs)
-    else if (report.kind === 'piece') {
-      onProgress?.(report.readBytes)
-      if (report.readBytes % COLLECT_EVERY_BYTES < report.bytes.length) collectBuffers()
-      if (report.bytes.length === 0 || body.push(report.bytes)) allow()
-      else held += 1
-    } else {
-      verdict.resolve(report.contents)
-      if (isForwarded) body.push(report.last)
-      body.push(null)
-    }
-  }
-  worker.on('message', (report: InspectionReport) => {
-    if (body.destroyed) return
-    try {
-      take(report)
-    } catch (error) {
-      body.destroy(error as Error)
-    }
-  })
-  worker.on('error', error => body.destroy(error))
   return { body, verdict: verdict.promise }
+}
+
+async function* inspect(file: FileHandle, claims: Claims, judge: Judge): AsyncGenerator<Uint8Array, void> {
+  const { size: sizeBytes } = await unlessSilent(file.stat())
+  const inspection = new Inspection(claims, sizeBytes, (path, content) =>
+    checkArchiveYaml(path, content, claims.instanceName)
+  )
+  let readBytes = 0
+  let held: Uint8Array<ArrayBuffer> | undefined
+  for await (const piece of readPieces(file, sizeBytes)) {
+    await inspection.write(Buffer.from(piece.buffer))
+    if (held) {
+      readBytes += held.length
+      judge.onProgress?.(readBytes)
+      if (judge.isForwarded) yield held
+      // What nobody is given is freed here; waiting for the collector it would pile up.
+      else held.buffer.transfer(0)
+    }
+    held = piece
+    if (readBytes % (COLLECT_EVERY_PIECES * PIECE_BYTES) === 0) collectBuffers()
+  }
+  judge.approve(await inspection.end())
+  if (held && judge.isForwarded) yield held
+}
+
+/** The next is read while one is worked on. */
+async function* readPieces(file: FileHandle, sizeBytes: number): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
+  const readPiece = async (at: number): Promise<Uint8Array<ArrayBuffer>> => {
+    const piece = new Uint8Array(Math.min(PIECE_BYTES, sizeBytes - at))
+    for (let filled = 0; filled < piece.length;) {
+      const { bytesRead } = await unlessSilent(file.read(piece, filled, piece.length - filled, at + filled))
+      if (bytesRead === 0) refuseArchive('It became shorter while it was read.')
+      filled += bytesRead
+    }
+    return piece
+  }
+  let next = readPiece(0)
+  for (let at = 0; at < sizeBytes; at += PIECE_BYTES) {
+    const piece = await next
+    next = readPiece(Math.min(at + PIECE_BYTES, sizeBytes))
+    next.catch(() => {})
+    yield piece
+  }
+  if ((await unlessSilent(file.stat())).size !== sizeBytes) refuseArchive('It became longer while it was read.')
 }

@@ -13,6 +13,8 @@ export class Inspection {
   readonly #layout: ArchiveLayout
   readonly #tar: TarReader
   readonly #unpacker: Unpacker
+  /** The last piece on its way. */
+  #unpacking: Promise<void> | undefined
 
   /** @throws UserError `archive-refused`, as do its methods */
   constructor(claims: Claims, sizeBytes: number, receiveYaml: (path: string, content: Uint8Array) => void) {
@@ -25,15 +27,20 @@ export class Inspection {
     this.#unpacker = createUnpacker(claims.compression, plain => this.#takePlain(plain))
   }
 
-  /** The piece must stay as it is until this resolves. */
+  /**
+   * Resolves when all pieces before this one have been looked at; this one must stay as it is until the next has resolved, or the end.
+   * So the decoder, which has a thread of its own, always has something to do.
+   */
   async write(piece: Buffer): Promise<void> {
-    // The decoder has a thread of its own to work in meanwhile.
-    const unpacked = this.#unpacker.write(piece)
+    const before = this.#unpacking
+    this.#unpacking = this.#unpacker.write(piece)
+    this.#unpacking.catch(() => {})
     this.#hash.update(piece)
-    await unpacked
+    await before
   }
 
   async end(): Promise<ArchiveContents> {
+    await this.#unpacking
     await this.#unpacker.end()
     this.#tar.end()
     this.#layout.end()

@@ -5,7 +5,10 @@ import type { Compression } from './inspect.ts'
 
 /** What unpacks an archive given in pieces. */
 export interface Unpacker {
-  /** Resolves when `take` has been given all that the piece holds. @throws UserError `archive-refused`, or what `take` threw */
+  /**
+   * Resolves when `take` has been given all that the piece holds; the next may be written before. @throws UserError
+   * `archive-refused`, or what `take` threw
+   */
   write(chunk: Buffer): Promise<void>
   end(): Promise<void>
 }
@@ -24,15 +27,15 @@ export function createUnpacker(compression: Compression, take: Take): Unpacker {
 }
 
 /** Of one turn of the decoder's thread. With pieces of this size, half of it in both takes two fifths longer for the same bytes. */
-const OUTPUT_CHUNK_BYTES = 1024 * 1024
+const OUTPUT_CHUNK_BYTES = 2 * 1024 * 1024
 
 /** Feeds one of Node's decoders and tells of what it could not read. */
 class Decoder {
   readonly #stream: ZstdDecompress | InflateRaw
   #fault: Error | undefined
   #hasEnded = false
-  /** A decoder that fails forgets the callback of the write it was at. */
-  #proceed = (): void => {}
+  /** Whoever waits: a decoder that fails forgets their callbacks. */
+  readonly #waiting = new Set<() => void>()
 
   constructor(stream: ZstdDecompress | InflateRaw, take: Take) {
     this.#stream = stream
@@ -55,19 +58,26 @@ class Decoder {
 
   async write(chunk: Buffer): Promise<void> {
     await new Promise<void>(resolve => {
-      this.#proceed = resolve
-      this.#stream.write(chunk, () => resolve())
+      this.#waiting.add(resolve)
+      this.#stream.write(chunk, () => {
+        this.#waiting.delete(resolve)
+        resolve()
+      })
     })
     this.#check()
   }
 
   async end(): Promise<void> {
     await new Promise<void>(resolve => {
-      this.#proceed = resolve
+      this.#waiting.add(resolve)
       this.#stream.end()
       if (this.#hasEnded || this.#fault) resolve()
     })
     this.#check()
+  }
+
+  #proceed(): void {
+    for (const resolve of this.#waiting) resolve()
   }
 
   #pass(plain: Buffer, take: Take): void {
