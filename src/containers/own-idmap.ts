@@ -16,6 +16,9 @@ const idmap = z
   .pipe(z.array(z.looseObject({ Hostid: z.number(), Maprange: z.number() })).min(1))
 const everyInstance = listOf(z.looseObject({ name: z.string(), project: z.string().default(''), config: configMap }))
 
+/** What an instance may be given before `assignOwnIdmap`, which then has one change less to make. */
+export const NOT_ISOLATED = { 'security.idmap.isolated': 'false' } as const
+
 /**
  * Gives a stopped isolated container uids of its own for good (`security.idmap.base`). LXD's own choice cannot be relied on: seen
  * with 5.0.2, containers made at the same time were given the same range or one outside the node's, and so are containers of the
@@ -41,8 +44,11 @@ export async function assignOwnIdmap(lxd: LxdClient, name: string): Promise<void
 
 /** A container that is not isolated has the whole range of the node: nothing else tells which it is. */
 async function readNodeRange(lxd: LxdClient, name: string): Promise<{ first: number; count: number }> {
-  await changeConfig(lxd, name, { 'security.idmap.isolated': 'false', 'security.idmap.base': undefined })
-  const { config } = await getInstance(lxd, name)
+  let { config } = await getInstance(lxd, name)
+  if (config['security.idmap.isolated'] !== 'false' || config['security.idmap.base'] !== undefined) {
+    await changeConfig(lxd, name, { 'security.idmap.base': undefined, ...NOT_ISOLATED })
+    config = (await getInstance(lxd, name)).config
+  }
   const [{ Hostid, Maprange }] = idmap.parse(config['volatile.idmap.next'] ?? '') as [
     { Hostid: number; Maprange: number }
   ]

@@ -79,9 +79,14 @@ export class ArchiveDirectory {
       await process.end()
       throw error
     }
+    let isStored = false
     return {
-      store: (endpoint, backup, options, onProgress) => process.call('store', [endpoint, backup, options], onProgress),
-      close: () => process.end()
+      store: async (endpoint, backup, options, onProgress) => {
+        const contents = await process.call('store', [endpoint, backup, options], onProgress)
+        isStored = true
+        return contents
+      },
+      close: () => (isStored ? this.#processes.giveBack(process) : process.end())
     }
   }
 
@@ -162,9 +167,12 @@ export class ArchiveDirectory {
     await this.check()
     const process = this.#processes.start()
     try {
-      return await work(process)
-    } finally {
+      const done = await work(process)
+      await this.#processes.giveBack(process)
+      return done
+    } catch (error) {
       await process.end()
+      throw error
     }
   }
 }

@@ -9,8 +9,8 @@ import { unlessSilent } from './nas-silence.ts'
 export interface PartialArchive {
   /** @throws UserError `no-space`, `snapshots-unavailable` */
   write(chunk: Uint8Array): Promise<void>
-  /** Brings all that was written to the disk. @throws as `write` */
-  flush(): Promise<void>
+  /** Brings all that was written to the disk, and closes it. @throws as `write` */
+  finish(): Promise<void>
 }
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
@@ -78,14 +78,15 @@ export class ArchiveFiles {
         flushing = unlessSilent(file.datasync()).catch(failed)
         flushing.catch(() => {})
       },
-      async flush() {
+      async finish() {
         await flushing
         await unlessSilent(file.sync()).catch(failed)
+        await unlessSilent(file.close()).catch(failed)
       }
     }
   }
 
-  /** Gives a flushed partial its name, for good. Doing so again changes nothing. */
+  /** Gives a finished partial its name, for good. Doing so again changes nothing. */
   async publish(user: string, partial: string, name: string): Promise<void> {
     await this.#inUserDirectory(user, false, async (at, directory) => {
       await rename(at(partial), at(name)).catch(async (error: NodeJS.ErrnoException) => {

@@ -51,9 +51,12 @@ const calls = {
     tell: Tell
   ): Promise<ArchiveContents> {
     const { compression } = options
-    const body = streamBackup(new LxdClient(endpoint), instance, { name, compression, expiresAtMs })
+    const lxd = new LxdClient(endpoint)
+    const body = streamBackup(lxd, instance, { name, compression, expiresAtMs })
     const onProgress = (doneBytes: number) => tell(doneBytes)
-    return writeArchive(body, partial as PartialArchive, { ...options, instance, onProgress })
+    const contents = await writeArchive(body, partial as PartialArchive, { ...options, instance, onProgress })
+    await lxd.close()
+    return contents
   },
 
   /** Makes an instance of an archive. @returns false when there is no such file */
@@ -74,8 +77,10 @@ const calls = {
         fault => fault instanceof NasSilence && reject(fault)
       )
     })
+    const lxd = new LxdClient(endpoint)
     try {
-      await Promise.race([importBackup(new LxdClient(endpoint), instance, body), silence])
+      await Promise.race([importBackup(lxd, instance, body), silence])
+      await lxd.close()
       return true
     } catch (error) {
       body.destroy()

@@ -113,7 +113,8 @@ export class ArchiveProcesses {
   }
 
   /**
-   * One for what is long; the caller ends it. The one for all that is short, when it has nothing to do: another takes most of a second.
+   * One for what is long; the caller gives it back, or ends it where the work failed. The one for all that is short, when it has
+   * nothing to do: another takes most of a second.
    * @throws UserError `snapshots-unavailable` while the NAS keeps an earlier one
    */
   start(): ArchiveProcess {
@@ -123,6 +124,12 @@ export class ArchiveProcesses {
       return shared
     }
     return this.#fork()
+  }
+
+  /** One that has done its work serves for all that is short, unless there is another by now. */
+  async giveBack(process: ArchiveProcess): Promise<void> {
+    if (this.#shared?.hasEnded === false) await process.end()
+    else this.#shared = process
   }
 
   #fork(): ArchiveProcess {

@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { NodeConfig } from '../config.ts'
 import type { NodeFacts } from '../containers/node-setup.ts'
-import { assignOwnIdmap } from '../containers/own-idmap.ts'
+import { assignOwnIdmap, NOT_ISOLATED } from '../containers/own-idmap.ts'
 import { planProfile, PROFILE } from '../containers/profile.ts'
 import type { LxdClient } from '../lxd/client.ts'
 import { dropTemplates, getInstance, hasSnapshots, STATUS, updateInstance, type Instance } from '../lxd/instances.ts'
@@ -18,9 +18,10 @@ const LXDS_OWN =
 export async function makeOurs(lxd: LxdClient, node: NodeConfig, name: string, description: string): Promise<void> {
   const { architecture, config, etag } = await getInstance(lxd, name)
   const kept = Object.fromEntries(Object.entries(config).filter(([key]) => LXDS_OWN.test(key)))
-  const wanted = { architecture, config: kept, devices: {}, ephemeral: false, profiles: [PROFILE], description }
-  await updateInstance(lxd, name, wanted, etag)
-  if (node.idmap === 'isolated') await assignOwnIdmap(lxd, name)
+  const isIsolated = node.idmap === 'isolated'
+  const wanted = { architecture, devices: {}, ephemeral: false, profiles: [PROFILE], description }
+  await updateInstance(lxd, name, { ...wanted, config: { ...kept, ...(isIsolated && NOT_ISOLATED) } }, etag)
+  if (isIsolated) await assignOwnIdmap(lxd, name)
 }
 
 /**

@@ -54,7 +54,7 @@ export async function writeArchive(
       layout.end()
     })
     .catch(broken)
-  await archive.flush()
+  await archive.finish()
   return { sizeBytes, uncompressedBytes: tar.sizeBytes, sha256: hash.digest('hex') }
 }
 
