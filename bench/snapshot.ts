@@ -9,7 +9,7 @@ import { members } from './members.ts'
 import { familyKiB } from './memory.ts'
 
 const PATIENCE_MS = 30 * 60_000
-const RECOVER_ROUNDS = 3
+const RECOVER_ROUNDS = 5
 
 /** Where the bench's archives go; named in its berth.yaml. */
 export const SNAPSHOT_DIRECTORY = '/var/tmp/berth-bench-nas'
