@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import { configMap, deviceMap, dictOf, listOf, text, type ConfigMap, type DeviceMap } from './answer.ts'
 import { apiPath } from './api-path.ts'
 import { absentIfNotFound, type CallOptions, type LxdClient } from './client.ts'
+import { LxdError } from './lxd-error.ts'
 import type { WaitOptions } from './wait.ts'
 
 const instanceSchema = z.looseObject({
@@ -136,9 +138,26 @@ export async function renameInstance(
   await lxd.operate('POST', apiPath`/1.0/instances/${name}`, { ...options, json: { name: newName } })
 }
 
+/** A busy server may take so long to clear away what was a running container. */
+const CLEARING_MS = 5000
+const ASK_AGAIN_MS = 150
+
 /** GET /1.0/instances/NAME/state */
-export function getInstanceState(lxd: LxdClient, name: string, options?: CallOptions): Promise<InstanceState> {
-  return lxd.get(apiPath`/1.0/instances/${name}/state`, stateSchema, options)
+export async function getInstanceState(
+  lxd: LxdClient,
+  name: string,
+  options: CallOptions = {}
+): Promise<InstanceState> {
+  for (const untilMs = performance.now() + CLEARING_MS; ;) {
+    try {
+      return await lxd.get(apiPath`/1.0/instances/${name}/state`, stateSchema, options)
+    } catch (error) {
+      // What Incus 6.0.4 answers from the end of a container's first process until it is stopped: seen for 0.6 s.
+      const isEnding = error instanceof LxdError && error.fault === 'refused' && error.status === 500
+      if (!isEnding || performance.now() > untilMs) throw error
+      await sleep(ASK_AGAIN_MS, undefined, { signal: options.signal })
+    }
+  }
 }
 
 /**

@@ -63,7 +63,8 @@ describe.each(SERVERS)('an archive put in place of a good one, on %s', server =>
     rig = await startRig({ server, config: { snapshots: { dir: nas } } })
     alice = await rig.addRunningMember('alice')
     expect(await alice.login('echo mine >kept')).toMatchObject({ code: 0 })
-    expect(await alice.manage('stop --timeout 5')).toMatchObject({ code: 0 })
+    const stopped = await alice.manage('stop --timeout 5')
+    expect(stopped, stopped.stderr).toMatchObject({ code: 0 })
     const taken = await alice.manage(`snapshot ${await tokenOf('snapshot')}`)
     expect(taken, taken.stderr).toMatchObject({ code: 0 })
     row = inDatabase(database => database.prepare<[], Row>('SELECT * FROM snapshots').get()) as Row

@@ -105,6 +105,17 @@ describe.each(WAYS)('$kind over $over', way => {
     expect(await findInstance(project.lxd, 'two')).toMatchObject({ status_code: STATUS.stopped })
   })
 
+  test('the state of a container can be read at any moment of its end', async () => {
+    for (let round = 0; round < 3; round++) {
+      await setInstanceState(project.lxd, 'two', 'start')
+      let isStopped = false
+      const stopping = setInstanceState(project.lxd, 'two', 'stop', { force: true }).finally(() => (isStopped = true))
+      while (!isStopped) await getInstanceState(project.lxd, 'two')
+      await stopping
+      expect(await getInstanceState(project.lxd, 'two')).toMatchObject({ status_code: STATUS.stopped })
+    }
+  })
+
   test('a deleted container is gone, a second deletion is 404', async () => {
     await deleteInstance(project.lxd, 'two')
     expect(await listInstances(project.lxd)).toEqual([])
