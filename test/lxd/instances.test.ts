@@ -108,10 +108,10 @@ describe.each(WAYS)('$kind over $over', way => {
   test('the state of a container can be read at any moment of its end', async () => {
     for (let round = 0; round < 3; round++) {
       await setInstanceState(project.lxd, 'two', 'start')
-      let isStopped = false
-      const stopping = setInstanceState(project.lxd, 'two', 'stop', { force: true }).finally(() => (isStopped = true))
-      while (!isStopped) await getInstanceState(project.lxd, 'two')
-      await stopping
+      const readUntilStopped = async () => {
+        for (;;) if ((await getInstanceState(project.lxd, 'two')).status_code === STATUS.stopped) return
+      }
+      await Promise.all([readUntilStopped(), setInstanceState(project.lxd, 'two', 'stop', { force: true })])
       expect(await getInstanceState(project.lxd, 'two')).toMatchObject({ status_code: STATUS.stopped })
     }
   })
