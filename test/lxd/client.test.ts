@@ -12,6 +12,7 @@ import {
 } from '../../src/lxd/instances.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer, isSupported } from '../../src/lxd/server.ts'
+import { waitForOperation } from '../../src/lxd/wait.ts'
 import { IMAGE, KINDS, MAIN_WAYS, openProject, SOON, type TestProject } from './servers.ts'
 
 describe.each(MAIN_WAYS)('$kind over $over', way => {
@@ -79,14 +80,12 @@ describe.each(MAIN_WAYS)('$kind over $over', way => {
   test('aborting ends our waiting at once with the reason given, and LXD goes on', async () => {
     const leaving = new AbortController()
     const reason = new Error('gone')
-    const source = { type: 'copy', source: 'source' } as const
-    const copy = createInstance(
-      project.lxd,
-      { name: 'copied', source, profiles: ['default'] },
-      { signal: leaving.signal }
-    )
-    setTimeout(() => leaving.abort(reason), 50)
-    await expect(copy).rejects.toBe(reason)
+    const json = { name: 'copied', source: { type: 'copy', source: 'source' }, profiles: ['default'] }
+    const begun = await project.lxd.begin('POST', apiPath`/1.0/instances`, { json })
+    const copied = waitForOperation(project.lxd, begun as NonNullable<typeof begun>, { signal: leaving.signal })
+    // At once: a copy can be made in less than any time one might wait.
+    leaving.abort(reason)
+    await expect(copied).rejects.toBe(reason)
     await expect.poll(() => findInstance(project.lxd, 'copied'), { timeout: 20_000 }).toBeDefined()
   })
 
