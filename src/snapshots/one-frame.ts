@@ -86,6 +86,8 @@ class Decoder {
       take(plain)
     } catch (error) {
       this.#fault = error as Error
+      // Not after the rest of the piece: a bomb may unpack to gigabytes of it.
+      this.#proceed()
     }
     // The decoder takes other memory when this is full. Freed here: a gigabyte of garbage would take the collector longer than the tar.
     if (plain.byteOffset + plain.length === plain.buffer.byteLength) (plain.buffer as ArrayBuffer).transfer(0)
