@@ -263,9 +263,20 @@ function parseEnvelope(answer: RawAnswer, what: string): z.output<typeof envelop
   return parsed
 }
 
-function refusal({ status, body }: RawAnswer, what: string): LxdError {
+/**
+ * How a server says that it is starting or stopping (503), or that the member of the cluster for whom it was meant is away (500): the
+ * status alone does not tell these from what is wrong with a call. As LXD 5.0.2 and Incus 6.0.4 have it.
+ */
+const NOT_SERVING =
+  /setup in progress|(daemon|lxd|incus) is (starting up|shutting down)|server isn't ready|missing event connection|(member|node).* is offline/i
+
+function refusal({ status: httpStatus, body }: RawAnswer, what: string): LxdError {
   const { data } = envelope.safeParse(parseJson(body))
-  return new LxdError('refused', `${what}: ${data?.error || `HTTP ${status}`}`, { status: data?.error_code || status })
+  const said = data?.error || `HTTP ${httpStatus}`
+  const status = data?.error_code || httpStatus
+  return new LxdError(status >= 500 && NOT_SERVING.test(said) ? 'unreachable' : 'refused', `${what}: ${said}`, {
+    status
+  })
 }
 
 function parseJson(body: Buffer): unknown {

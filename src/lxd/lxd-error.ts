@@ -1,6 +1,6 @@
 /**
  * What went wrong between us and LXD:
- * `unreachable` nothing was sent; `lost` the connection broke, so the outcome is unknown; `timed-out` our own time limit;
+ * `unreachable` nothing was sent, or what was sent went no further; `lost` the connection broke, so the outcome is unknown; `timed-out` our own time limit;
  * `refused` LXD answered with an HTTP error; `failed`/`cancelled` an operation ended so; `not-understood` an answer of
  * unexpected shape; `too-much` more data than the caller allowed.
  */
