@@ -1,4 +1,5 @@
 import { lookup } from 'node:dns/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { z } from 'zod'
 import type { NodeConfig } from '../config.ts'
@@ -37,6 +38,13 @@ interface Hardware {
 /** GPUs and the host's own addresses are asked for anew after this time; the rest at every check. */
 const HARDWARE_AGE_MS = 60_000
 
+/**
+ * What LXD refuses may be right a moment later: it looks through all projects for those who use a bridge, and stumbles over one that is
+ * deleted just then; and it still makes what a berth asked for that was killed meanwhile.
+ */
+const LOOK_AGAIN_MS = [100, 500, 1500]
+const isRefusal = (error: unknown): boolean => error instanceof LxdError && error.fault === 'refused'
+
 /** Project, bridge, its ACL and the profile: made by berth, and put back when somebody changed them. */
 export class NodeSetup {
   readonly #nodes: readonly NodeConfig[]
@@ -62,16 +70,24 @@ export class NodeSetup {
   ensure(node: NodeConfig): Promise<NodeFacts> {
     const current = this.#underWay.get(node.name)
     if (current) return current
-    const check = this.#ensure(node)
-      .catch((error: unknown) => {
-        // LXD looks through all projects for those who use a bridge, and stumbles over one that is deleted just then: look again.
-        if (!(error instanceof LxdError && error.fault === 'refused')) throw error
-        return this.#ensure(node)
-      })
+    const check = this.#ensureAtLast(node)
       .catch(blame(node, 'cannot-create', tellAdmin(node)))
       .finally(() => this.#underWay.delete(node.name))
     this.#underWay.set(node.name, check)
     return check
+  }
+
+  async #ensureAtLast(node: NodeConfig): Promise<NodeFacts> {
+    for (const delayMs of LOOK_AGAIN_MS) {
+      try {
+        return await this.#ensure(node)
+      } catch (error) {
+        if (!isRefusal(error) && !isRefusal((error as Error).cause)) throw error
+        this.#log.info({ node: node.name, err: error }, 'looking again')
+      }
+      await sleep(delayMs)
+    }
+    return this.#ensure(node)
   }
 
   async #ensure(node: NodeConfig): Promise<NodeFacts> {

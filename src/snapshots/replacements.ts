@@ -44,7 +44,7 @@ interface Source {
 
 const KINDS = ['rebuild', 'recover', 'undo'] as const
 /** How often replaced containers whose time is over are looked for. */
-const TIDY_EVERY_MS = { least: 1000, most: 5 * 60_000 }
+const TIDY_EVERY_MS = { least: 1000, most: 60_000 }
 
 /** Recover, rebuild and undo: a member's container is replaced by one that has been proven, and kept for a while. */
 export class Replacements {
@@ -56,6 +56,8 @@ export class Replacements {
   readonly #archives: ArchiveDirectory
   readonly #reservedNames = new Map<string, ReadonlySet<string>>()
   #tidying: Promise<void> = Promise.resolve()
+  /** Nodes that could not be tidied when last tried: told once. */
+  readonly #untidy = new Set<string>()
   #timer: NodeJS.Timeout | undefined
 
   constructor({ config, containers, operations, users, archives }: ReplacementsParts) {
@@ -237,7 +239,12 @@ export class Replacements {
     const tidying = { parts: this.#parts, operations: this.#operations, users: this.#users }
     this.#tidying = this.#tidying
       .then(() => tidyNode(tidying, node, this.keepMs))
-      .catch((err: unknown) => this.#parts.log.warn({ node: node.name, err }, 'not tidied; it is tried again'))
+      .then(() => void this.#untidy.delete(node.name))
+      .catch((err: unknown) => {
+        if (!this.#untidy.has(node.name))
+          this.#parts.log.warn({ node: node.name, err }, 'not tidied; it is tried again')
+        this.#untidy.add(node.name)
+      })
   }
 }
 

@@ -25,6 +25,8 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
   // Of the one server that all rigs share: other test files open no extra ports in this range.
   const from = forwarding === 'nat' ? 11_100 : 11_200
   const reached = (port: number) => greeting(rig.lab.nodeAddress, port)
+  /** A machine that is busy with other tests may take its time to greet. */
+  const becomesReached = (port: number) => expect.poll(() => reached(port), { timeout: 15_000 }).toMatch(/^SSH-2/)
   const listed = async () =>
     JSON.parse((await alice.manage('port --json')).stdout) as { containerPort: number; nodePort: number }[]
 
@@ -51,7 +53,7 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
     const opened = await alice.manage('port 8888')
     expect(opened).toMatchObject({ code: 0, stderr: '' })
     expect(opened.stdout).toContain(`Open: ${rig.lab.nodeAddress}:${from} leads to port 8888`)
-    expect(await reached(from)).toMatch(/^SSH-2/)
+    await becomesReached(from)
     expect((await alice.manage('port open 8888')).stdout).toContain(`Open already: ${rig.lab.nodeAddress}:${from}`)
     expect(await listed()).toMatchObject([{ containerPort: 8888, nodePort: from }])
     expect((await alice.manage('status')).stdout).toContain(`${rig.lab.nodeAddress}:${from} → 8888`)
@@ -74,11 +76,12 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
     expect(await reached(from)).toBeUndefined()
     expect(await alice.manage('port 22')).toMatchObject({ code: 0 })
     expect(await alice.manage('port close 9999')).toMatchObject({ code: 0 })
-    expect(await alice.manage('start')).toMatchObject({ code: 0 })
-    await alice.login('sudo /usr/sbin/sshd -p 8888')
-    expect(await reached(from)).toMatch(/^SSH-2/)
+    const started = await alice.manage('start')
+    expect(started, started.stderr).toMatchObject({ code: 0 })
+    expect(await alice.login('sudo /usr/sbin/sshd -p 8888')).toMatchObject({ code: 0 })
+    await becomesReached(from)
     const [second] = (await listed()).filter(({ containerPort }) => containerPort === 22)
-    expect(await reached(second?.nodePort ?? 0)).toMatch(/^SSH-2/)
+    await becomesReached(second?.nodePort ?? 0)
     expect((await listed()).map(({ containerPort }) => containerPort)).toEqual([22, 8888])
   })
 
@@ -86,7 +89,7 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
     expect(await rig.berth('user', 'disable', 'alice', '--keep-running')).toMatchObject({ code: 0 })
     expect(await reached(from)).toBeUndefined()
     expect(await rig.berth('user', 'enable', 'alice')).toMatchObject({ code: 0 })
-    expect(await reached(from)).toMatch(/^SSH-2/)
+    await becomesReached(from)
   })
 
   it('closes it at once, and frees the port for the next', async () => {
@@ -97,7 +100,7 @@ describe.each(LONG ? (['nat', 'proxy'] as const) : (['nat'] as const))('extra po
       code: 0,
       stdout: expect.stringContaining(`${from}`) as string
     })
-    expect(await reached(from)).toMatch(/^SSH-2/)
+    await becomesReached(from)
   })
 
   it.each(['port 0', 'port 65536', 'port eighty', 'port close', 'port open x', 'port list 5', 'port -1'])(

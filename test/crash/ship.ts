@@ -121,7 +121,8 @@ export class Ship implements AsyncDisposable {
     if (deed === 'undo' && isNew) expect(found).toBe(this.#kept)
     expect(isOld || isNew, `${found} is neither old nor new`).toBe(true)
     if (isNew) this.#kept = this.#marker
-    await expect.poll(() => this.#strays(), { timeout: 60_000, interval: 500 }).toEqual([])
+    // A copy that LXD would not delete goes when the node is tidied, once a minute.
+    await expect.poll(() => this.#strays(), { timeout: 120_000, interval: 500 }).toEqual([])
     this.#checkArchives()
     await this.mark()
     return isOld ? 'old' : 'new'
