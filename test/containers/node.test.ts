@@ -7,6 +7,7 @@ import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Containers } from '../../src/containers/containers.ts'
+import { NodeSetup } from '../../src/containers/node-setup.ts'
 import type { User } from '../../src/directory/users.ts'
 import { UserError } from '../../src/errors.ts'
 import { LxdClient } from '../../src/lxd/client.ts'
@@ -23,6 +24,16 @@ const reasonOf = (promise: Promise<unknown>): Promise<string> =>
     () => 'no error',
     (error: unknown) => (error instanceof UserError ? error.reason : String(error))
   )
+
+describe('a node that nothing has been made on', () => {
+  it('is put right by several berths at once', async () => {
+    await using lab = await openLabContainers()
+    const ensure = () => new NodeSetup([lab.node], () => lab.lxd, lab.log).ensure(lab.node)
+    const [one, ...others] = await Promise.all([ensure(), ensure(), ensure()])
+    expect(one?.bridge).toMatch(/^\d+\.\d+\.\d+\.\d+\/\d+$/)
+    expect(others.map(({ bridge }) => bridge)).toEqual([one?.bridge, one?.bridge])
+  })
+})
 
 describe('what a node gives its containers', () => {
   const tag = `berth-test-${process.pid}`
