@@ -265,10 +265,11 @@ function parseEnvelope(answer: RawAnswer, what: string): z.output<typeof envelop
 
 /**
  * How a server says that it is starting or stopping (503), or that the member of the cluster for whom it was meant is away (500): the
- * status alone does not tell these from what is wrong with a call. As LXD 5.0.2 and Incus 6.0.4 have it.
+ * status alone does not tell these from what is wrong with a call. As LXD 5.0.2 and Incus 6.0.4 have it; from the beginning, since
+ * they also tell so of a third that was only to be notified.
  */
 const NOT_SERVING =
-  /setup in progress|(daemon|lxd|incus) is (starting up|shutting down)|server isn't ready|missing event connection|(member|node).* is offline/i
+  /^((lxd )?daemon setup in progress|(daemon|lxd|lxd daemon|incus) is (starting up|shutting down)|server isn't ready|missing event connection|(the |target )?(cluster member|node).* is offline)/i
 
 function refusal({ status: httpStatus, body }: RawAnswer, what: string): LxdError {
   const { data } = envelope.safeParse(parseJson(body))
