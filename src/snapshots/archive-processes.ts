@@ -33,7 +33,9 @@ export class ArchiveProcess {
     this.#onSilence = onSilence
     // Standard output is berth's log.
     const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const
-    this.#child = fork(MAIN, [path], { serialization: 'advanced', execArgv: [], stdio: [...stdio] })
+    // Each of its threads would keep freed buffers in an arena of its own (mallopt(3)): measured, 11 MiB for one archive.
+    const env = { ...process.env, MALLOC_ARENA_MAX: '1' }
+    this.#child = fork(MAIN, [path], { serialization: 'advanced', execArgv: [], env, stdio: [...stdio] })
     this.ended = new Promise(resolve => {
       this.#child.once('exit', () => resolve()).once('error', () => resolve())
     })
