@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { createCommands } from '../forced-commands/index.ts'
 import { Audit } from './command/audit.ts'
 import { createRunCommand } from './command/run-command.ts'
-import { parseListen, type Config, type LdapConfig, type NodeConfig } from './config.ts'
+import { ownEnvironment, parseListen, type Config, type LdapConfig, type NodeConfig } from './config.ts'
 import { Containers } from './containers/containers.ts'
 import { Members } from './containers/members.ts'
 import { openDatabase, type Database } from './db/open.ts'
@@ -113,7 +113,7 @@ export function createApp(config: Config, log: Log): App {
     containers,
     operations,
     records: new SnapshotRecords(database),
-    directory: new ArchiveDirectory(config.snapshots.dir, database),
+    directory: new ArchiveDirectory(config.snapshots.dir, database, ownEnvironment()),
     userOf: id => users.byId(id)
   })
   const replacements = new Replacements({ config, containers, operations, users, archives: snapshots.directory })

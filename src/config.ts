@@ -221,6 +221,9 @@ export function findConfigPath(option: string | undefined, environment: NodeJS.P
   return resolve(option ?? environment['BERTH_CONFIG'] ?? DEFAULT_CONFIG_PATH)
 }
 
+/** What processes that berth starts are given. */
+export const ownEnvironment = (): Readonly<NodeJS.ProcessEnv> => process.env
+
 /** Does systemd wait to be told that the service is ready (sd_notify(3))? */
 export function isReadinessAwaited(environment: NodeJS.ProcessEnv = process.env): boolean {
   return Boolean(environment['NOTIFY_SOCKET'])

@@ -39,10 +39,10 @@ export class ArchiveDirectory {
   readonly #processes: ArchiveProcesses
   #checking: Promise<void> | undefined
 
-  constructor(path: string | undefined, database: Database) {
+  constructor(path: string | undefined, database: Database, environment: Readonly<NodeJS.ProcessEnv>) {
     this.#path = path
     this.#database = database
-    this.#processes = new ArchiveProcesses(path ?? '')
+    this.#processes = new ArchiveProcesses(path ?? '', environment)
   }
 
   /** @throws UserError `snapshots-unavailable` where there is none */

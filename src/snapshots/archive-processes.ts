@@ -11,6 +11,8 @@ type Arguments<Name extends keyof Calls> =
 type Value<Name extends keyof Calls> = Awaited<ReturnType<Calls[Name]>>
 type OnProgress = (doneBytes: number) => void
 
+type Environment = Readonly<NodeJS.ProcessEnv>
+
 interface Waiting {
   readonly settle: (answer: Extract<Answer, { value: unknown }>) => void
   readonly fail: (error: Error) => void
@@ -29,12 +31,12 @@ export class ArchiveProcess {
   readonly #onSilence: (process: ArchiveProcess) => void
   #calls = 0
 
-  constructor(path: string, onSilence: (process: ArchiveProcess) => void) {
+  constructor(path: string, environment: Environment, onSilence: (process: ArchiveProcess) => void) {
     this.#onSilence = onSilence
     // Standard output is berth's log.
     const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const
     // Each of its threads would keep freed buffers in an arena of its own (mallopt(3)): measured, 11 MiB for one archive.
-    const env = { ...process.env, MALLOC_ARENA_MAX: '1' }
+    const env = { ...environment, MALLOC_ARENA_MAX: '1' }
     this.#child = fork(MAIN, [path], { serialization: 'advanced', execArgv: [], env, stdio: [...stdio] })
     this.ended = new Promise(resolve => {
       this.#child.once('exit', () => resolve()).once('error', () => resolve())
@@ -100,12 +102,14 @@ export class ArchiveProcess {
 /** All processes for one directory. */
 export class ArchiveProcesses {
   readonly #path: string
+  readonly #environment: Environment
   #shared: ArchiveProcess | undefined
   /** Killed, and not gone as long as the NAS does not let go of them. */
   readonly #stuck = new Set<ArchiveProcess>()
 
-  constructor(path: string) {
+  constructor(path: string, environment: Environment) {
     this.#path = path
+    this.#environment = environment
   }
 
   /** The one for all that is short. @throws UserError `snapshots-unavailable` */
@@ -136,7 +140,7 @@ export class ArchiveProcesses {
 
   #fork(): ArchiveProcess {
     if (this.#stuck.size > 0) throw unavailable(this.#path, 'the NAS does not answer')
-    return new ArchiveProcess(this.#path, silent => {
+    return new ArchiveProcess(this.#path, this.#environment, silent => {
       this.#stuck.add(silent)
       void silent.ended.then(() => this.#stuck.delete(silent))
     })
