@@ -1,4 +1,3 @@
-import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { apiPath } from './api-path.ts'
 import type { LxdClient } from './client.ts'
@@ -81,7 +80,7 @@ export async function* streamBackup(
 export async function importBackup(
   lxd: LxdClient,
   { name, pool }: { readonly name: string; readonly pool: string },
-  body: Readable,
+  body: AsyncIterable<Uint8Array>,
   options?: WaitOptions
 ): Promise<void> {
   await lxd.operate('POST', apiPath`/1.0/instances`, {

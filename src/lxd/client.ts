@@ -12,6 +12,8 @@ import { Transport, type LxdEndpoint } from './transport.ts'
 import { waitForOperation, type WaitOptions } from './wait.ts'
 
 type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
+/** Of an iterable, each part has been handed to the system before the next is asked for: its memory may be used again. */
+type Content = Uint8Array | AsyncIterable<Uint8Array> | FormData
 type Query = Readonly<Record<string, string | number | boolean | undefined>>
 
 export interface CallOptions {
@@ -22,12 +24,12 @@ export interface CallOptions {
 }
 export interface RawOptions extends CallOptions {
   readonly headers?: Readonly<Record<string, string>> | undefined
-  readonly content?: Uint8Array | Readable | FormData | undefined
+  readonly content?: Content | undefined
 }
 export interface ChangeOptions extends WaitOptions {
   readonly query?: Query | undefined
   readonly json?: unknown
-  readonly content?: Uint8Array | Readable | FormData | undefined
+  readonly content?: Content | undefined
   readonly headers?: Readonly<Record<string, string>> | undefined
   /** Refuses the change (412) when the thing is no longer as it was read. */
   readonly etag?: string | undefined
@@ -168,7 +170,8 @@ export class LxdClient {
         headersTimeout: 0,
         bodyTimeout: 0,
         headers: headers ?? {},
-        body: content ?? null
+        // undici takes all iterables; its types know of streams alone.
+        body: (content as Readable | undefined) ?? null
       })
       const chunks: Buffer[] = []
       let sizeBytes = 0

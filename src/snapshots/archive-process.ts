@@ -1,11 +1,10 @@
-import { UserError } from '../errors.ts'
+import type { FileHandle } from 'node:fs/promises'
 import { importBackup, streamBackup } from '../lxd/backups.ts'
 import { LxdClient } from '../lxd/client.ts'
 import type { LxdEndpoint } from '../lxd/transport.ts'
 import { ArchiveFiles, type PartialArchive } from './archive-files.ts'
 import { packFault, type Answer, type Call } from './archive-calls.ts'
-import { inspectArchive, openInspectedArchive, type ArchiveClaims, type ArchiveContents } from './inspect.ts'
-import { NasSilence } from './nas-silence.ts'
+import { inspectArchive, inspectPieces, type ArchiveClaims, type ArchiveContents } from './inspect.ts'
 import { writeArchive, type WriteOptions } from './write-archive.ts'
 
 /* What berth forks for everything that touches the NAS: this may hang for ever, berth may not (docs/decisions/0011). */
@@ -69,39 +68,46 @@ const calls = {
     const file = await files.open(user, name)
     if (!file) return false
     const { sizeBytes } = claims
-    const onProgress = (readBytes: number) => tell(readBytes)
-    const { body, verdict } = openInspectedArchive(file, claims, { onProgress })
-    const silence = new Promise<never>((_resolve, reject) => {
-      verdict.then(
-        () => tell(sizeBytes, true),
-        fault => fault instanceof NasSilence && reject(fault)
-      )
-    })
+    let fault: unknown
+    const inspected = async function* () {
+      try {
+        yield* inspectPieces(file, claims, readBytes => tell(readBytes, readBytes === sizeBytes))
+      } catch (error) {
+        fault = error
+        throw error
+      }
+    }
     const lxd = new LxdClient(endpoint)
     try {
-      await Promise.race([importBackup(lxd, instance, body), silence])
-      await lxd.close()
+      await importBackup(lxd, instance, inspected())
       return true
     } catch (error) {
-      body.destroy()
       // What is wrong with the archive has broken the upload; LXD only saw it break.
-      const fault: unknown = await verdict.then(
-        () => undefined,
-        (why: unknown) => why
-      )
-      const { syscall } = (fault ?? {}) as NodeJS.ErrnoException
-      throw fault instanceof UserError || syscall !== undefined ? fault : error
+      throw fault ?? error
+    } finally {
+      await lxd.close()
+      close(file)
     }
   },
 
   /** Reads an archive to its end. @returns false when there is no such file */
   async examine({ user, name, claims }: ArchiveOrder, tell: Tell): Promise<boolean> {
     const file = await files.open(user, name)
-    if (file) await inspectArchive(file, claims, { onProgress: readBytes => tell(readBytes) })
-    return file !== undefined
+    if (!file) return false
+    try {
+      await inspectArchive(file, claims, tell)
+      return true
+    } finally {
+      close(file)
+    }
   }
 }
 export type Calls = typeof calls
+
+/** Without waiting: it waits for a read that is under way. */
+function close(file: FileHandle): void {
+  file.close().catch(() => {})
+}
 
 const TELL_EVERY_MS = 100
 

@@ -1,8 +1,6 @@
 import type { FileHandle } from 'node:fs/promises'
-import { Readable } from 'node:stream'
 import { refuseArchive } from './archive-refusal.ts'
 import { checkArchiveYaml } from './archive-yaml.ts'
-import { collectBuffers } from './collect-buffers.ts'
 import { Inspection } from './inspection.ts'
 import { unlessSilent } from './nas-silence.ts'
 
@@ -27,106 +25,72 @@ export interface ArchiveContents {
   readonly uncompressedBytes: number
 }
 
-export interface InspectedArchive {
-  /** The bytes of the file for the server; destroyed with the refusal before the last of them has been given out. */
-  readonly body: Readable
-  /** Settles before `body` ends. @throws UserError `archive-refused` with what is wrong with it */
-  readonly verdict: Promise<ArchiveContents>
-}
-
-export interface InspectOptions {
-  readonly signal?: AbortSignal | undefined
-  /** Bytes of the file read so far. */
-  readonly onProgress?: ((readBytes: number) => void) | undefined
-}
-
 /** What must be known, and what is compared where it is. */
 export type Claims = Partial<ArchiveClaims> & Pick<ArchiveClaims, 'compression' | 'instanceName'>
 
-/**
- * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
- * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
- * The file is closed with the body.
- */
-export function openInspectedArchive(
-  file: FileHandle,
-  claims: ArchiveClaims,
-  options?: InspectOptions
-): InspectedArchive {
-  return startInspection(file, claims, true, options)
-}
+/** Bytes of the file that have been looked at; all of them once it is approved. */
+type OnProgress = (readBytes: number) => void
 
 /**
  * Only tells what an archive is and that it can be recovered; what is not claimed is found out.
- * @throws UserError `archive-refused`; an Error with a `syscall` when the file cannot be read
+ * @throws as inspectPieces
  */
 export async function inspectArchive(
   file: FileHandle,
   claims: Claims,
-  options?: InspectOptions
+  onProgress?: OnProgress
 ): Promise<ArchiveContents> {
-  const { body, verdict } = startInspection(file, claims, false, options)
-  body.on('error', () => {}).resume()
-  return verdict
+  const pieces = inspectPieces(file, claims, onProgress)
+  for (;;) {
+    const { done, value } = await pieces.next()
+    if (done) return value
+  }
 }
 
 const PIECE_BYTES = 2 ** 20
-/** Given out before the first of them is taken. */
-const WINDOW_BYTES = 2 * PIECE_BYTES
-const COLLECT_EVERY_PIECES = 4
+/** One is given out, one is with the decoder, and one is being read. */
+const PIECES_IN_MEMORY = 3
 
-interface Judge {
-  readonly isForwarded: boolean
-  readonly onProgress: InspectOptions['onProgress']
-  approve(contents: ArchiveContents): void
-}
-
-function startInspection(
+/**
+ * Reads an archive once: hashed, unpacked, inspected and given out in the same pass, since the file on a NAS can be another one at
+ * the second reading. The last piece is withheld until all of it is approved, and the server imports nothing of a body cut short.
+ *
+ * A piece lasts until the next one is asked for: then its memory is used again. With new memory for each, the collector took as much
+ * time as the hash.
+ * @returns what the archive is, in the end @throws UserError `archive-refused`; an Error with a `syscall` when the file cannot be read
+ */
+export async function* inspectPieces(
   file: FileHandle,
   claims: Claims,
-  isForwarded: boolean,
-  { signal, onProgress }: InspectOptions = {}
-): InspectedArchive {
-  const verdict = Promise.withResolvers<ArchiveContents>()
-  verdict.promise.catch(() => {})
-  const judge = { isForwarded, onProgress, approve: verdict.resolve }
-  const options = { objectMode: false, highWaterMark: WINDOW_BYTES, ...(signal && { signal }) }
-  const body = Readable.from(inspect(file, claims, judge), options)
-  body.once('close', () => {
-    verdict.reject(body.errored ?? new Error('the archive was not read to its end'))
-    // It waits for a read that is under way.
-    file.close().catch(() => {})
-  })
-  return { body, verdict: verdict.promise }
-}
-
-async function* inspect(file: FileHandle, claims: Claims, judge: Judge): AsyncGenerator<Uint8Array, void> {
+  onProgress: OnProgress = () => {}
+): AsyncGenerator<Buffer, ArchiveContents> {
   const { size: sizeBytes } = await unlessSilent(file.stat())
   const inspection = new Inspection(claims, sizeBytes, (path, content) =>
     checkArchiveYaml(path, content, claims.instanceName)
   )
   let readBytes = 0
-  let held: Uint8Array<ArrayBuffer> | undefined
+  let held: Buffer | undefined
   for await (const piece of readPieces(file, sizeBytes)) {
-    await inspection.write(Buffer.from(piece.buffer))
+    await inspection.write(piece)
     if (held) {
       readBytes += held.length
-      judge.onProgress?.(readBytes)
-      if (judge.isForwarded) yield held
-      // What nobody is given is freed here; waiting for the collector it would pile up.
-      else held.buffer.transfer(0)
+      onProgress(readBytes)
+      yield held
     }
     held = piece
-    if (readBytes % (COLLECT_EVERY_PIECES * PIECE_BYTES) === 0) collectBuffers()
   }
-  judge.approve(await inspection.end())
-  if (held && judge.isForwarded) yield held
+  const contents = await inspection.end()
+  onProgress(sizeBytes)
+  if (held) yield held
+  return contents
 }
 
 /** The next is read while one is worked on. */
-async function* readPieces(file: FileHandle, sizeBytes: number): AsyncGenerator<Uint8Array<ArrayBuffer>, void> {
-  const readPiece = async (at: number): Promise<Uint8Array<ArrayBuffer>> => {
-    const piece = new Uint8Array(Math.min(PIECE_BYTES, sizeBytes - at))
+async function* readPieces(file: FileHandle, sizeBytes: number): AsyncGenerator<Buffer, void> {
+  const memory = Array.from({ length: PIECES_IN_MEMORY }, () => Buffer.allocUnsafeSlow(PIECE_BYTES))
+  const readPiece = async (index: number): Promise<Buffer> => {
+    const at = index * PIECE_BYTES
+    const piece = (memory[index % PIECES_IN_MEMORY] as Buffer).subarray(0, sizeBytes - at)
     for (let filled = 0; filled < piece.length;) {
       const { bytesRead } = await unlessSilent(file.read(piece, filled, piece.length - filled, at + filled))
       if (bytesRead === 0) refuseArchive('It became shorter while it was read.')
@@ -134,10 +98,11 @@ async function* readPieces(file: FileHandle, sizeBytes: number): AsyncGenerator<
     }
     return piece
   }
+  const count = Math.ceil(sizeBytes / PIECE_BYTES)
   let next = readPiece(0)
-  for (let at = 0; at < sizeBytes; at += PIECE_BYTES) {
+  for (let index = 0; index < count; index++) {
     const piece = await next
-    next = readPiece(Math.min(at + PIECE_BYTES, sizeBytes))
+    if (index + 1 < count) next = readPiece(index + 1)
     next.catch(() => {})
     yield piece
   }

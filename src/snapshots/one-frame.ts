@@ -228,15 +228,14 @@ class OneGzipMember implements Unpacker {
   }
 
   async write(chunk: Buffer): Promise<void> {
-    const isBegun = this.#header.length === GZIP_HEADER_BYTES
-    const came = Buffer.concat([this.#trailer, chunk])
-    const dataAt = isBegun ? 0 : Math.min(GZIP_HEADER_BYTES - this.#header.length, came.length)
-    if (!isBegun) this.#readHeader(came.subarray(0, dataAt))
-    const trailerAt = Math.max(dataAt, came.length - GZIP_TRAILER_BYTES)
-    this.#trailer = Buffer.from(came.subarray(trailerAt))
-    if (trailerAt === dataAt) return
-    this.#dataBytes += trailerAt - dataAt
-    await this.#decoder.write(came.subarray(dataAt, trailerAt))
+    const header = chunk.subarray(0, GZIP_HEADER_BYTES - this.#header.length)
+    if (header.length > 0) this.#readHeader(header)
+    const data = chunk.subarray(header.length)
+    const last = Buffer.concat([this.#trailer, data.subarray(-GZIP_TRAILER_BYTES)])
+    this.#trailer = last.subarray(-GZIP_TRAILER_BYTES)
+    const parts = [last, data].map(bytes => bytes.subarray(0, -GZIP_TRAILER_BYTES)).filter(({ length }) => length > 0)
+    for (const { length } of parts) this.#dataBytes += length
+    await Promise.all(parts.map(part => this.#decoder.write(part)))
   }
 
   async end(): Promise<void> {
