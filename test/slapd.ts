@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -138,8 +138,12 @@ userPassword:: ${base64(password)}
   }
 
   /** Accepts connections and never answers (SIGSTOP), until `thaw`. */
-  freeze(): void {
+  async freeze(): Promise<void> {
     this.#process?.kill('SIGSTOP')
+    // One thread takes the signal and stops the others: on a busy machine they go on answering for a moment.
+    const tasks = `/proc/${this.#process?.pid}/task`
+    const isStopped = (task: string) => /\) T /.test(readFileSync(join(tasks, task, 'stat'), 'utf8'))
+    while (!readdirSync(tasks).every(isStopped)) await sleep(10)
   }
 
   thaw(): void {
