@@ -13,7 +13,7 @@ import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { networks } from '../../src/lxd/networks.ts'
 import { profiles } from '../../src/lxd/profiles.ts'
 import { listRows } from '../../src/operations/journal-rows.ts'
-import { itLong, SERVERS } from '../suite.ts'
+import { itLong, later, SERVERS } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 /** The reason of the UserError that the promise ends with. */
@@ -176,7 +176,7 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
 
   itLong('of a member shut out while it restarts does not come up again', async () => {
     await lab.inside(bob, 'systemctl mask poweroff.target halt.target && systemctl daemon-reload')
-    const restarting = lab.containers.restart(bob, lab.node, { timeoutMs: 3000 })
+    const restarting = later(lab.containers.restart(bob, lab.node, { timeoutMs: 3000 }))
     // As `user disable` does; `bob` here is as he was when he typed it.
     lab.users.setState(bob, 'disabled')
     const steps: string[] = []
@@ -250,14 +250,16 @@ describe.each(SERVERS)('the life of a container, on %s', server => {
       const lost = { type: 'unix-char', source: '/dev/lost', path: '/dev/lost' }
       await updateInstance(lab.lxd, 'alice', { ...instance, devices: { ...instance.devices, lost } }, etag)
       const free = Promise.withResolvers<void>()
-      const other = lab.containers.change(
-        bob,
-        lab.node,
-        'port 1',
-        () => {},
-        () => free.promise
+      const other = later(
+        lab.containers.change(
+          bob,
+          lab.node,
+          'port 1',
+          () => {},
+          () => free.promise
+        )
       )
-      const resumed = lab.containers.resume()
+      const resumed = later(lab.containers.resume())
       const tried = expect.objectContaining({ user: 'alice', kind: 'start', outcome: 'start-failed' }) as object
       await expect.poll(() => listRows(lab.database, 2), { timeout: 30_000 }).toContainEqual(tried)
       free.resolve()

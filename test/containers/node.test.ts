@@ -16,7 +16,7 @@ import { probeHostKey } from '../../src/ssh/probe-host-key.ts'
 import { networkAcls } from '../../src/lxd/network-acls.ts'
 import { startAnsweringProxy } from '../lxd/answering-proxy.ts'
 import { run } from '../rig.ts'
-import { itLong } from '../suite.ts'
+import { itLong, later } from '../suite.ts'
 import { openLabContainers, type LabContainers } from './lab-containers.ts'
 
 const reasonOf = (promise: Promise<unknown>): Promise<string> =>
@@ -202,7 +202,7 @@ describe('a shell through the server', () => {
 
   it('ends with the connection', async () => {
     const gone = new AbortController()
-    const running = shell({ command: ['sleep', '4711'], gone: gone.signal })
+    const running = later(shell({ command: ['sleep', '4711'], gone: gone.signal }))
     await sleep(1000)
     expect((await lab.inside(alice, 'pgrep -fx "sleep 4711"')).exitCode).toBe(0)
     gone.abort()

@@ -6,6 +6,7 @@ import { Invites } from '../../src/directory/invites.ts'
 import type { User } from '../../src/directory/users.ts'
 import { LxdClient } from '../../src/lxd/client.ts'
 import { type LabContainers, openLabContainers } from './lab-containers.ts'
+import { later } from '../suite.ts'
 
 /* What is owed to a disabled member's containers. No container has to be there for it. */
 
@@ -83,7 +84,7 @@ describe('who is to be shut out', () => {
 
   it('is not opened by an `enable` that has its turn after the next `disable`', async () => {
     const { end, restart } = restartAlice()
-    const enable = lab.containers.enable(alice)
+    const enable = later(lab.containers.enable(alice))
     lab.users.setState(alice, 'disabled')
     end()
     await restart

@@ -11,6 +11,7 @@ import { getServer } from '../../src/lxd/server.ts'
 import { waitForOperation } from '../../src/lxd/wait.ts'
 import { ByteProxy } from './byte-proxy.ts'
 import { endpointFor, IMAGE, makeIdentity, openProject, SOON, WAYS, type TestProject } from './servers.ts'
+import { later } from '../suite.ts'
 
 /** How long a call took to fail, and with what. */
 async function failure(call: Promise<unknown>): Promise<{ error: unknown; tookMs: number }> {
@@ -56,7 +57,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
   })
 
   test('while a program runs: the call ends and so does the program', async () => {
-    const running = execCaptured(lxd, 'box', { command: ['sleep', '411'] })
+    const running = later(execCaptured(lxd, 'box', { command: ['sleep', '411'] }))
     await untilRuns('sleep 411')
     proxy.cut()
     expect((await running).exitCode).toBe(137)
@@ -65,7 +66,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
 
   test('for a moment while a program is left: aborting never hangs', async () => {
     const leaving = new AbortController()
-    const running = exec(lxd, 'box', { command: ['sleep', '412'], signal: leaving.signal })
+    const running = later(exec(lxd, 'box', { command: ['sleep', '412'], signal: leaving.signal }))
     await untilRuns('sleep 412')
     proxy.stalled = true
     leaving.abort(new Error('gone'))
@@ -105,7 +106,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
   test('for good while an operation runs: its end is lost, and soon known to be', async () => {
     await using leaving = await ByteProxy.open(await endpointFor(way))
     const client = new LxdClient({ ...leaving.endpoint, project: project.name })
-    const running = exec(client, 'box', { command: ['sleep', '413'] })
+    const running = later(exec(client, 'box', { command: ['sleep', '413'] }))
     await untilRuns('sleep 413')
     leaving.vanish()
     const { error, tookMs } = await failure(running)
