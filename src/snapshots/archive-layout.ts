@@ -102,8 +102,7 @@ export class ArchiveLayout {
 function checkPath(path: string): void {
   if (path.length > MAX_PATH_BYTES) refuseArchive('It has a path longer than any system allows.')
   // In tar's own words `./a`, `a//b` and `a/` are other names for what is already there.
-  if (path.startsWith('/') || path.split('/').some(part => part === '' || part === '.' || part === '..'))
-    refuseArchive(`${quote(path)} is a path that could lead elsewhere.`)
+  if (/(^|\/)\.{0,2}(\/|$)/.test(path)) refuseArchive(`${quote(path)} is a path that could lead elsewhere.`)
 }
 
 /** The member's files: any, but no device of the host's and no link to what is not the member's. */

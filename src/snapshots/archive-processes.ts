@@ -20,6 +20,8 @@ interface Waiting {
 }
 
 const MAIN = new URL('./archive-process.ts', import.meta.url)
+/** What it makes is short-lived and small; V8 would let 16 MiB of it gather, in each of two halves (node --v8-options). */
+const SMALL_HEAP = ['--max-semi-space-size=1']
 /** For a process that is killed to go: it may still be in a call that the NAS answers slowly. */
 const KILL_MS = 2000
 
@@ -37,7 +39,7 @@ export class ArchiveProcess {
     const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const
     // Each of its threads would keep freed buffers in an arena of its own (mallopt(3)): measured, 11 MiB for one archive.
     const env = { ...environment, MALLOC_ARENA_MAX: '1' }
-    this.#child = fork(MAIN, [path], { serialization: 'advanced', execArgv: [], env, stdio: [...stdio] })
+    this.#child = fork(MAIN, [path], { serialization: 'advanced', execArgv: SMALL_HEAP, env, stdio: [...stdio] })
     this.ended = new Promise(resolve => {
       this.#child.once('exit', () => resolve()).once('error', () => resolve())
     })

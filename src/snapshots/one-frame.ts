@@ -27,7 +27,7 @@ export function createUnpacker(compression: Compression, take: Take): Unpacker {
 }
 
 /** Of one turn of the decoder's thread: fewer turns take less time, and larger ones more memory. */
-const OUTPUT_CHUNK_BYTES = 4 * 2 ** 20
+const OUTPUT_CHUNK_BYTES = 8 * 2 ** 20
 
 /** Feeds one of Node's decoders and tells of what it could not read. */
 class Decoder {

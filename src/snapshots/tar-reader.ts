@@ -27,6 +27,15 @@ const TYPES: Record<string, TarEntry['type']> = {
   '6': 'fifo'
 }
 const EXTENDED_KEYS = new Set(['path', 'linkpath', 'size', 'uid', 'gid', 'uname', 'gname', 'mtime', 'atime', 'ctime'])
+const MAGIC = Buffer.from('ustar\x0000', 'latin1')
+const [SPACE, ZERO] = [0x20, 0x30]
+/** Mode, uid, gid and mtime: where, and how long. */
+const NUMBERS_NOT_USED = [
+  [100, 8],
+  [108, 8],
+  [116, 8],
+  [136, 12]
+] as const
 const EXTENDED_PREFIXES = ['SCHILY.xattr.', 'SCHILY.acl.']
 
 /**
@@ -160,36 +169,41 @@ export class TarReader {
 
 /** Format, checksum and every number of a header, whether it is used or not. */
 function checkBlock(block: Buffer): void {
-  if (block.toString('latin1', 257, 265) !== 'ustar\x0000') refuseArchive('It is not a tar as the server writes them.')
-  const checksum = /^([0-7]{6})\0 $/.exec(block.toString('latin1', 148, 156))?.[1]
-  let sum = 8 * 0x20
-  for (let i = 0; i < BLOCK; i++) sum += i >= 148 && i < 156 ? 0 : (block[i] as number)
-  if (checksum === undefined || Number.parseInt(checksum, 8) !== sum) refuseArchive('A header of the tar is damaged.')
-  for (const [at, length] of [
-    [100, 8],
-    [108, 8],
-    [116, 8],
-    [136, 12]
-  ] as const)
-    readNumber(block, at, length)
+  if (block.compare(MAGIC, 0, MAGIC.length, 257, 265) !== 0) refuseArchive('It is not a tar as the server writes them.')
+  // As if its own field were spaces.
+  let sum = 8 * SPACE
+  for (let i = 0; i < BLOCK; i++) sum += block[i] as number
+  for (let i = 148; i < 156; i++) sum -= block[i] as number
+  if (parseOctal(block, 148, 7) !== sum || block[155] !== SPACE) refuseArchive('A header of the tar is damaged.')
+  for (const [at, length] of NUMBERS_NOT_USED) readNumber(block, at, length)
   for (const at of [265, 297]) readText(block, at, 32)
   if (!isZero(block, 500, 12)) refuseArchive('A header of the tar has bytes where none belong.')
 }
 
-/** Octal digits and one NUL. */
 function readNumber(block: Buffer, at: number, length: number): number {
-  const field = block.toString('latin1', at, at + length)
-  if (!/^[0-7]+\0$/.test(field)) refuseArchive('A header of the tar has a number in a form the server does not write.')
-  return Number.parseInt(field, 8)
+  const value = parseOctal(block, at, length)
+  if (Number.isNaN(value)) refuseArchive('A header of the tar has a number in a form the server does not write.')
+  return value
+}
+
+/** Octal digits and one NUL, or else NaN. */
+function parseOctal(block: Buffer, at: number, length: number): number {
+  const end = at + length - 1
+  let value = 0
+  for (let i = at; i < end; i++) {
+    const digit = (block[i] as number) - ZERO
+    if (digit < 0 || digit > 7) return NaN
+    value = value * 8 + digit
+  }
+  return block[end] === 0 ? value : NaN
 }
 
 /** What lies behind the NUL is read by some and not by others. */
 function readText(block: Buffer, at: number, length: number): string {
-  const field = block.toString('latin1', at, at + length)
-  const end = field.indexOf('\0')
-  if (end === -1) return field
-  if (!isZero(block, at + end, length - end)) refuseArchive('A header of the tar hides bytes behind a name.')
-  return field.slice(0, end)
+  let end = at
+  while (end < at + length && block[end] !== 0) end++
+  if (!isZero(block, end, at + length - end)) refuseArchive('A header of the tar hides bytes behind a name.')
+  return end === at ? '' : block.toString('latin1', at, end)
 }
 
 function readDecimal(text: string): number {
@@ -223,8 +237,10 @@ function parseExtended(content: Buffer): Map<string, string> {
   return records
 }
 
-const ZEROS = Buffer.alloc(BLOCK)
-
+/** In a loop: of so few bytes, a call into Node's own code would take longer. */
 function isZero(buffer: Buffer, at: number, length: number): boolean {
-  return buffer.compare(ZEROS, 0, length, at, at + length) === 0
+  const end = at + length
+  let i = at
+  while (i < end && buffer[i] === 0) i++
+  return i === end
 }
