@@ -15,7 +15,8 @@ export default defineConfig({
     hookTimeout: 600_000,
     // A shared machine's hiccup must not hold up everybody's work; a test that needed its second try is reported as flaky.
     retry: process.env['CI'] === undefined ? 0 : 1,
-    expect: { requireAssertions: true },
+    // What takes milliseconds alone takes seconds on a busy machine.
+    expect: { requireAssertions: true, poll: { timeout: 20_000 } },
     allowOnly: false
   }
 })

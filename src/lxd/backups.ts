@@ -8,8 +8,8 @@ import { waitForOperation, type WaitOptions } from './wait.ts'
 export interface NewBackup {
   /** Not to be shared by any two backups of a server: LXD 5.0.2 mixes up those of equally named instances in two projects. */
   readonly name: string
-  /** A program of the server's and its options. */
-  readonly compression: string
+  /** Programs of the server's with their options: the first that it takes. Servers differ in the options they allow. */
+  readonly compression: readonly [string, ...string[]]
   /** When LXD deletes it by itself, should nobody else have. */
   readonly expiresAtMs: number
 }
@@ -26,20 +26,9 @@ const STANDSTILL_MS = 3 * 60_000
  * and changes nothing it has written.
  * @throws LxdError, also when the server cannot make it whole
  */
-export async function* streamBackup(
-  lxd: LxdClient,
-  instance: string,
-  { name, compression, expiresAtMs }: NewBackup
-): AsyncGenerator<Buffer, void> {
-  const begun = await lxd.begin('POST', apiPath`/1.0/instances/${instance}/backups`, {
-    json: {
-      name,
-      compression_algorithm: compression,
-      expires_at: new Date(expiresAtMs).toISOString(),
-      instance_only: true,
-      optimized_storage: false
-    }
-  })
+export async function* streamBackup(lxd: LxdClient, instance: string, backup: NewBackup): AsyncGenerator<Buffer, void> {
+  const { name } = backup
+  const begun = await beginBackup(lxd, instance, backup)
   let isMade = begun === undefined
   const made = begun && waitForOperation(lxd, begun, { timeoutMs: BACKUP_TIMEOUT_MS }).then(() => (isMade = true))
   made?.catch(() => {})
@@ -69,6 +58,28 @@ export async function* streamBackup(
         `the backup has not grown for ${STANDSTILL_MS / 60_000} minutes: is there room on the server's own disk?`
       )
     await Promise.race([made, sleep(FOLLOW_EVERY_MS)])
+  }
+}
+
+async function beginBackup(
+  lxd: LxdClient,
+  instance: string,
+  { name, compression: [program, ...others], expiresAtMs }: NewBackup
+): ReturnType<LxdClient['begin']> {
+  try {
+    return await lxd.begin('POST', apiPath`/1.0/instances/${instance}/backups`, {
+      json: {
+        name,
+        compression_algorithm: program,
+        expires_at: new Date(expiresAtMs).toISOString(),
+        instance_only: true,
+        optimized_storage: false
+      }
+    })
+  } catch (error) {
+    const [next, ...rest] = others
+    if (next === undefined || !(error instanceof LxdError && error.status === 400)) throw error
+    return beginBackup(lxd, instance, { name, compression: [next, ...rest], expiresAtMs })
   }
 }
 

@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises'
-import { importBackup, streamBackup } from '../lxd/backups.ts'
+import { importBackup, streamBackup, type NewBackup } from '../lxd/backups.ts'
 import { LxdClient } from '../lxd/client.ts'
 import type { LxdEndpoint } from '../lxd/transport.ts'
 import { ArchiveFiles, type PartialArchive } from './archive-files.ts'
@@ -27,10 +27,13 @@ export interface ArchiveOrder {
 }
 
 /**
- * The program that the server packs with. Level 2 of zstd takes two thirds of the time of its default, 3, which the server's walk over
+ * What the server packs with, the first that it takes. Level 2 of zstd takes two thirds of the time of its default, 3, which the server's walk over
  * the files and the inspection need too, and is read faster by a fifth; archives grow by a twentieth (docs/decisions/0012).
  */
-const PROGRAMS: Readonly<Record<Compression, string>> = { zstd: 'zstd -2', gzip: 'gzip', none: 'none' }
+const PROGRAMS = { zstd: ['zstd -2', 'zstd'], gzip: ['gzip'], none: ['none'] } satisfies Record<
+  Compression,
+  NewBackup['compression']
+>
 
 const files = new ArchiveFiles(process.argv[2] as string)
 let partial: PartialArchive | undefined

@@ -1,3 +1,4 @@
+import './backups.test.ts'
 import './client.test.ts'
 import './collections.test.ts'
 import './exec.test.ts'

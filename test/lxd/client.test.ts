@@ -13,7 +13,7 @@ import {
 import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer, isSupported } from '../../src/lxd/server.ts'
 import { waitForOperation } from '../../src/lxd/wait.ts'
-import { IMAGE, KINDS, MAIN_WAYS, openProject, SOON, type TestProject } from './servers.ts'
+import { IMAGE, KINDS, MAIN_WAYS, openProject, type TestProject } from './servers.ts'
 
 describe.each(MAIN_WAYS)('$kind over $over', way => {
   let project: TestProject
@@ -86,14 +86,14 @@ describe.each(MAIN_WAYS)('$kind over $over', way => {
     // At once: a copy can be made in less than any time one might wait.
     leaving.abort(reason)
     await expect(copied).rejects.toBe(reason)
-    await expect.poll(() => findInstance(project.lxd, 'copied'), { timeout: 20_000 }).toBeDefined()
+    await expect.poll(() => findInstance(project.lxd, 'copied')).toBeDefined()
   })
 
   test('a time limit of ours is fault timed-out, status 0', async () => {
     const limited = setInstanceState(project.lxd, 'source', 'start', { timeoutMs: 1 })
     await expect(limited).rejects.toMatchObject({ fault: 'timed-out', status: 0 })
     const statusCode = async () => (await getInstance(project.lxd, 'source')).status_code
-    await expect.poll(statusCode, SOON).toBe(STATUS.running)
+    await expect.poll(statusCode).toBe(STATUS.running)
   })
 
   test('an answer of another shape is not believed', async () => {

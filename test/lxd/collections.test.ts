@@ -15,6 +15,7 @@ import { projects } from '../../src/lxd/projects.ts'
 import { getResources } from '../../src/lxd/resources.ts'
 import { findPool, getPoolUsage, listPools } from '../../src/lxd/storage.ts'
 import { IMAGE, openProject, WAYS, type TestProject } from './servers.ts'
+import { later } from '../suite.ts'
 
 describe.each(WAYS)('$kind over $over', way => {
   let project: TestProject
@@ -117,7 +118,7 @@ describe.each(WAYS)('$kind over $over', way => {
   test('events of the project arrive until we leave', async () => {
     const events: LxdEvent[] = []
     const leaving = new AbortController()
-    const following = followEvents(project.lxd, 'lifecycle', event => events.push(event), leaving.signal)
+    const following = later(followEvents(project.lxd, 'lifecycle', event => events.push(event), leaving.signal))
     await expect
       .poll(async () => {
         await profiles.create(project.lxd, { name: 'seen', config: {}, devices: {} })

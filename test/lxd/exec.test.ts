@@ -5,7 +5,7 @@ import { z } from 'zod'
 import { apiPath } from '../../src/lxd/api-path.ts'
 import { exec, execCaptured, type ExecOptions } from '../../src/lxd/exec.ts'
 import { createInstance, setInstanceState } from '../../src/lxd/instances.ts'
-import { IMAGE, openProject, SOON, WAYS, type TestProject } from './servers.ts'
+import { IMAGE, openProject, WAYS, type TestProject } from './servers.ts'
 import { later } from '../suite.ts'
 
 /** Takes everything and keeps it as text. */
@@ -91,7 +91,7 @@ describe.each(WAYS)('$kind over $over', way => {
     const [stdin, out] = [new PassThrough(), collector()]
     const running = later(exec(project.lxd, 'box', { command: ['cat'], stdin, stdout: out.stream, timeoutMs: 20_000 }))
     stdin.write('half')
-    await expect.poll(out.text, SOON).toBe('half')
+    await expect.poll(out.text).toBe('half')
     stdin.destroy()
     expect(await running).toEqual({ exitCode: 0 })
   })
@@ -103,7 +103,7 @@ describe.each(WAYS)('$kind over $over', way => {
     const running = later(
       exec(project.lxd, 'box', { command: ['cat', '/dev/zero'], stdout: stuck, signal: leaving.signal })
     )
-    await expect.poll(() => takenBytes, SOON).toBeGreaterThan(0)
+    await expect.poll(() => takenBytes).toBeGreaterThan(0)
     await sleep(500)
     const heldBytes = takenBytes + stuck.writableLength
     await sleep(500)
@@ -132,31 +132,31 @@ describe.each(WAYS)('$kind over $over', way => {
     const leaving = new AbortController()
     const reason = new Error('gone')
     const running = later(run('trap "" HUP INT TERM; exec sleep 312', { signal: leaving.signal }))
-    await expect.poll(() => isRunning('sleep 312'), SOON).toBe(true)
+    await expect.poll(() => isRunning('sleep 312')).toBe(true)
     leaving.abort(reason)
     await expect(running).rejects.toBe(reason)
-    await expect.poll(() => isRunning('sleep 312'), SOON).toBe(false)
+    await expect.poll(() => isRunning('sleep 312')).toBe(false)
   })
 
   test('a time limit kills too', async () => {
     const running = run('exec sleep 313', { timeoutMs: 700 })
     await expect(running).rejects.toMatchObject({ fault: 'timed-out', status: 0 })
-    await expect.poll(() => isRunning('sleep 313'), SOON).toBe(false)
+    await expect.poll(() => isRunning('sleep 313')).toBe(false)
   })
 
   test('more output than allowed kills the program', async () => {
     const running = later(execCaptured(project.lxd, 'box', { command: ['yes', 'flood-314'], maxBytes: 100_000 }))
     await expect(running).rejects.toMatchObject({ fault: 'too-much' })
-    await expect.poll(() => isRunning('yes flood-314'), SOON).toBe(false)
+    await expect.poll(() => isRunning('yes flood-314')).toBe(false)
   })
 
   test('an output that breaks kills the program', async () => {
     const broken = new PassThrough()
     const running = later(exec(project.lxd, 'box', { command: ['sleep', '315'], stdout: broken }))
-    await expect.poll(() => isRunning('sleep 315'), SOON).toBe(true)
+    await expect.poll(() => isRunning('sleep 315')).toBe(true)
     broken.destroy(new Error('the pipe broke'))
     await expect(running).rejects.toThrow('the pipe broke')
-    await expect.poll(() => isRunning('sleep 315'), SOON).toBe(false)
+    await expect.poll(() => isRunning('sleep 315')).toBe(false)
   })
 
   test('a signal is passed on, an unknown one is not', async () => {
@@ -169,7 +169,7 @@ describe.each(WAYS)('$kind over $over', way => {
         onSignal: listener => void (send = listener)
       })
     )
-    await expect.poll(out.text, SOON).toBe('ready\n')
+    await expect.poll(out.text).toBe('ready\n')
     send('NOSUCH')
     send('USR1')
     expect(await running).toEqual({ exitCode: 9 })
@@ -189,11 +189,11 @@ describe.each(WAYS)('$kind over $over', way => {
         timeoutMs: 20_000
       })
     )
-    await expect.poll(out.text, SOON).toMatch(/^\/dev\/pts\/\d+\r\n31 101\r\n$/)
+    await expect.poll(out.text).toMatch(/^\/dev\/pts\/\d+\r\n31 101\r\n$/)
     resize(77, 11)
     stdin.write('echoed\n')
     // The shell tells its new size between its programs: before cat has begun, or after it.
-    await expect.poll(out.text, SOON).toMatch(/echoed\r\n(11 77\r\n)?echoed\r\n/)
+    await expect.poll(out.text).toMatch(/echoed\r\n(11 77\r\n)?echoed\r\n/)
     stdin.end()
     expect(await running).toEqual({ exitCode: 5 })
     expect(out.text()).toContain('11 77')
@@ -216,7 +216,7 @@ describe.each(WAYS)('$kind over $over', way => {
     })
     const seqBytes = 8893 + 2000
     expect(await Promise.all(runs)).toEqual(runs.map((_, index) => [index, seqBytes + 4, '\r\nlast']))
-    await expect.poll(() => isRunning('sleep 60'), SOON).toBe(false)
+    await expect.poll(() => isRunning('sleep 60')).toBe(false)
   })
 
   test('what a program writes on a terminal comes through whatever it is', async () => {
@@ -237,9 +237,9 @@ describe.each(WAYS)('$kind over $over', way => {
     const script = 'trap "echo used" USR1; echo ready; while :; do sleep 0.1; done'
     const onSignal = (listener: (name: string) => void) => void (send = listener)
     const running = later(onTerminal(script, { stdout: out.stream, onSignal, signal: leaving.signal }))
-    await expect.poll(out.text, SOON).toBe('ready\r\n')
+    await expect.poll(out.text).toBe('ready\r\n')
     for (let index = 0; index < 50; index++) send('USR1')
-    await expect.poll(out.text, SOON).toContain('used')
+    await expect.poll(out.text).toContain('used')
     const begun = (await listRunning()).filter(operation => !before.includes(operation))
     expect(begun.length).toBeLessThanOrEqual(2)
     leaving.abort(new Error('enough'))
@@ -252,9 +252,9 @@ describe.each(WAYS)('$kind over $over', way => {
     const script = 'trap "echo interrupted" INT; trap "echo used; exit 4" USR1; echo ready; while :; do sleep 0.1; done'
     const onSignal = (listener: (name: string) => void) => void (send = listener)
     const running = later(onTerminal(script, { stdin, stdout: out.stream, onSignal }))
-    await expect.poll(out.text, SOON).toBe('ready\r\n')
+    await expect.poll(out.text).toBe('ready\r\n')
     stdin.write('\x03')
-    await expect.poll(out.text, SOON).toContain('interrupted')
+    await expect.poll(out.text).toContain('interrupted')
     send('USR1')
     expect(await running).toEqual({ exitCode: 4 })
     expect(out.text()).toMatch(/used\r\n$/)
@@ -264,10 +264,10 @@ describe.each(WAYS)('$kind over $over', way => {
   test('leaving a terminal kills what ran in it, and what that started', async () => {
     const leaving = new AbortController()
     const running = later(onTerminal('trap "" HUP INT TERM; sleep 316; sleep 317', { signal: leaving.signal }))
-    await expect.poll(() => isRunning('sleep 316'), SOON).toBe(true)
+    await expect.poll(() => isRunning('sleep 316')).toBe(true)
     leaving.abort(new Error('gone'))
     await expect(running).rejects.toThrow('gone')
-    await expect.poll(() => isRunning('sleep 31[67]'), SOON).toBe(false)
+    await expect.poll(() => isRunning('sleep 31[67]')).toBe(false)
   })
 
   test('many at once do not mix', async () => {
@@ -279,7 +279,7 @@ describe.each(WAYS)('$kind over $over', way => {
 
   test('a container that stops ends the call, and a stopped one refuses it', async () => {
     const running = later(run('exec sleep 317'))
-    await expect.poll(() => isRunning('sleep 317'), SOON).toBe(true)
+    await expect.poll(() => isRunning('sleep 317')).toBe(true)
     await setInstanceState(project.lxd, 'box', 'stop', { force: true })
     expect((await running).exitCode).toBe(137)
     await expect(run('true')).rejects.toMatchObject({ fault: 'refused', status: 400 })

@@ -10,7 +10,7 @@ import { profiles } from '../../src/lxd/profiles.ts'
 import { getServer } from '../../src/lxd/server.ts'
 import { waitForOperation } from '../../src/lxd/wait.ts'
 import { ByteProxy } from './byte-proxy.ts'
-import { endpointFor, IMAGE, makeIdentity, openProject, SOON, WAYS, type TestProject } from './servers.ts'
+import { endpointFor, IMAGE, makeIdentity, openProject, WAYS, type TestProject } from './servers.ts'
 import { later } from '../suite.ts'
 
 /** How long a call took to fail, and with what. */
@@ -44,7 +44,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
     const command = ['pgrep', '-cf', `[${pattern[0]}]${pattern.slice(1)}`]
     return Number((await execCaptured(project.lxd, 'box', { command })).stdout)
   }
-  const untilRuns = (pattern: string) => expect.poll(() => countRunning(pattern), SOON).toBe(1)
+  const untilRuns = (pattern: string) => expect.poll(() => countRunning(pattern)).toBe(1)
 
   test('while an operation runs: it is waited for all the same', async () => {
     const json = { command: ['sleep', '1.5'], 'wait-for-websocket': false, interactive: false }
@@ -61,7 +61,7 @@ describe.each(WAYS)('$kind over $over, its connection broken', way => {
     await untilRuns('sleep 411')
     proxy.cut()
     expect((await running).exitCode).toBe(137)
-    await expect.poll(() => countRunning('sleep 411'), SOON).toBe(0)
+    await expect.poll(() => countRunning('sleep 411')).toBe(0)
   })
 
   test('for a moment while a program is left: aborting never hangs', async () => {

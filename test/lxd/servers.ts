@@ -28,8 +28,6 @@ export const WAYS: readonly Way[] = LONG ? [SOCKET!, ...OTHER_WAYS] : [SOCKET!]
 export const MAIN_WAYS: readonly Way[] = LONG ? WAYS : [SOCKET!, OTHER_WAYS.at(-1)!]
 
 export const IMAGE = 'debian-12'
-/** For `expect.poll`: what takes milliseconds alone takes seconds on a busy machine. */
-export const SOON = { timeout: 20_000 }
 
 /** The run's shared server of that kind. */
 export async function labServer(kind: ServerKind): Promise<LabServer> {

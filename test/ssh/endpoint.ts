@@ -180,6 +180,11 @@ export interface Running {
   outcome: Promise<Outcome>
 }
 
+/** Resolves when it has closed, whatever went before: `once` of node:events rejects at an `error`. */
+export function closing(connection: ssh2.Client | Socket): Promise<void> {
+  return new Promise(resolve => connection.once('close', () => resolve()))
+}
+
 async function readOutcome(child: ChildProcessWithoutNullStreams): Promise<Outcome> {
   const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)])
   if (child.exitCode === null && child.signalCode === null) await once(child, 'close')

@@ -6,7 +6,7 @@ import type ssh2 from 'ssh2'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { uint32, wireString } from '../../src/directory/wire.ts'
 import { itLong } from '../suite.ts'
-import { startEndpoint, type Endpoint } from './endpoint.ts'
+import { closing, startEndpoint, type Endpoint } from './endpoint.ts'
 
 const MIB = 1024 * 1024
 let endpoint: Endpoint
@@ -99,7 +99,7 @@ describe('before a login', () => {
       const socket = await endpoint.connect()
       socket.resume()
       socket.end(input)
-      await once(socket, 'close')
+      await closing(socket)
     }
     expect(endpoint.isAlive).toBe(true)
   })
@@ -126,7 +126,7 @@ describe('before a login', () => {
       socket.resume()
       socket.write('SSH-2.0-attacker\r\n')
       socket.end(input)
-      await once(socket, 'close')
+      await closing(socket)
     }
     expect(endpoint.isAlive).toBe(true)
   })
@@ -153,7 +153,7 @@ describe('before a login', () => {
           privateKey: endpoint.privateKey('alice'),
           debug: line => line.includes(moment) && setImmediate(() => socket[kind]())
         })
-        await once(socket, 'close')
+        await closing(socket)
       }
     }
     expect(endpoint.isAlive).toBe(true)
@@ -164,7 +164,7 @@ describe('before a login', () => {
     const { default: library } = await import('ssh2')
     const client = new library.Client()
     client.on('error', () => {})
-    const closed = once(client, 'close')
+    const closed = closing(client)
     let success = false
     client.connect({
       host: '127.0.0.1',
@@ -299,7 +299,7 @@ describe('after a login', () => {
     for (let index = 0; index < 10_000 && attacker.socket.writable; index++) {
       attacker.send(Buffer.of(94), uint32(0), block)
       if (attacker.socket.writableNeedDrain)
-        await Promise.race([once(attacker.socket, 'drain'), once(attacker.socket, 'close')])
+        await Promise.race([once(attacker.socket, 'drain'), closing(attacker.socket)])
     }
     expect(attacker.socket.writable).toBe(false)
     expect((await endpoint.memoryBytes()) - before).toBeLessThan(20 * MIB)
@@ -378,7 +378,7 @@ describe('after a login', () => {
     for (let id = 0; id < 16; id++) attacker.openSession(id, 2 * MIB, 32768)
     attacker.exec(0, 'wait 60000')
     await own.event('waiting')
-    const closed = once(attacker.socket, 'close')
+    const closed = closing(attacker.socket)
     const send = (size: number) => attacker.send(Buffer.of(94), uint32(0), wireString(Buffer.alloc(size)))
     // The window of 2 MiB is renewed once while the session buffers, so the end comes at about 4.2 MB.
     for (let times = 0; times < 408; times++) send(10_000)

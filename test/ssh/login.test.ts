@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import ssh2 from 'ssh2'
-import { makeKey, startEndpoint, type Endpoint } from './endpoint.ts'
+import { closing, makeKey, startEndpoint, type Endpoint } from './endpoint.ts'
 
 /** Everything but the certificates and hardware keys. */
 const KEY_TYPES = {
@@ -225,7 +225,7 @@ describe('at the gate', () => {
     client.on('error', () => {})
     // Greeted, keys exchanged, and then nothing.
     client.connect({ host: '127.0.0.1', port: own.port, username: 'alice', authHandler: () => {} })
-    await Promise.all([text(silent), text(slow).catch(() => ''), once(client, 'close')])
+    await Promise.all([text(silent), text(slow).catch(() => ''), closing(client)])
     clearInterval(dribble)
     expect(Date.now() - started).toBeGreaterThan(600)
     expect(Date.now() - started).toBeLessThan(3000)
@@ -251,9 +251,9 @@ describe('at the gate', () => {
     await using own = await startEndpoint({ limits: { graceMs: 2500 }, listen: '0.0.0.0' })
     const enroll = { username: 'enroll', privateKey: own.privateKey('stranger') }
     const client = await own.rawClient(enroll)
-    await once(client, 'close')
+    await closing(client)
     const second = await own.rawClient(enroll)
-    const closed = once(second, 'close')
+    const closed = closing(second)
     second.exec('wait 100', () => second.exec('wait 100', () => {}))
     await closed
     const stranger = (words: string[]) =>
@@ -392,7 +392,7 @@ async function tryPasswords(own: Endpoint, most: number, localAddress = '127.0.0
   let message = ''
   client.on('banner', text => (message += text))
   client.on('error', () => {})
-  const closed = once(client, 'close')
+  const closed = closing(client)
   client.connect({
     host: '127.0.0.1',
     port: own.port,
