@@ -14,7 +14,7 @@ export const SERVERS = LONG ? (['lxd', 'incus'] as const) : (['lxd'] as const)
 /** A test that `npm test` leaves out. */
 export const itLong: (name: string, test: () => Promise<void>) => void = LONG ? it : () => {}
 
-/** A call whose end is awaited later: a test that fails before that fails for its own reason, not for a rejection nobody awaited. */
+/** A call whose end is awaited later: a test that fails before that fails for its own reason alone. */
 export function later<T>(call: Promise<T>): Promise<T> {
   call.catch(() => {})
   return call

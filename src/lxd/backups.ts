@@ -61,6 +61,7 @@ export async function* streamBackup(lxd: LxdClient, instance: string, backup: Ne
   }
 }
 
+/** A server that does not take a program says so before it begins, with 400. @throws LxdError */
 async function beginBackup(
   lxd: LxdClient,
   instance: string,

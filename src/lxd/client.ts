@@ -12,7 +12,10 @@ import { Transport, type LxdEndpoint } from './transport.ts'
 import { waitForOperation, type WaitOptions } from './wait.ts'
 
 type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
-/** Of an iterable, each part of 64 KiB or more has been handed to the system before the next is asked for: its memory may be used again. */
+/**
+ * Of an iterable, each part of 64 KiB or more has been handed to the system before the next is asked for: its memory may be used
+ * again. A smaller one may still wait in the socket's buffer.
+ */
 type Content = Uint8Array | AsyncIterable<Uint8Array> | FormData
 type Query = Readonly<Record<string, string | number | boolean | undefined>>
 

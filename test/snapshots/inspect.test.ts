@@ -67,7 +67,7 @@ async function collect(path: string, claims: Claims): Promise<{ sent: Buffer; fa
   }
 }
 
-/** What is said of an archive all of whose records match it; undefined when it is approved. Without a file, in pieces of 1000 bytes. */
+/** What is said of an archive all of whose records match it, given in pieces of 1000 bytes; undefined when it is approved. */
 function judge(plain: Buffer, claimed: Claimed = {}): Promise<string | undefined> {
   return judgeBytes(pack[claimed.compression ?? 'zstd'](plain), plain.length, claimed)
 }
